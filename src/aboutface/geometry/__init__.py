@@ -1,0 +1,40 @@
+"""Pure functions on tensors: rotations, transforms, cameras, alignment, meshes, depth maps. See docs/conventions.md."""
+
+from .align import affine_2d_from_3d, affine_2d_from_3d_matrix, orthographic_pose, procrustes, similarity
+from .camera import (
+    clip_from_camera,
+    intrinsics,
+    pixel_centres,
+    project,
+    unproject,
+)
+from .depth import depth_to_mesh, grid_faces, grid_normals
+from .mesh import face_normals, vertex_normals
+from .rotation import angles_from_rotation, nearest_rotation, rotation_from_angles
+from .transform import apply, compose, invert, scaling, translation
+
+__all__ = [
+    "affine_2d_from_3d",
+    "affine_2d_from_3d_matrix",
+    "angles_from_rotation",
+    "apply",
+    "clip_from_camera",
+    "compose",
+    "depth_to_mesh",
+    "face_normals",
+    "grid_faces",
+    "grid_normals",
+    "intrinsics",
+    "invert",
+    "nearest_rotation",
+    "orthographic_pose",
+    "pixel_centres",
+    "procrustes",
+    "project",
+    "rotation_from_angles",
+    "scaling",
+    "similarity",
+    "translation",
+    "unproject",
+    "vertex_normals",
+]

@@ -1,0 +1,160 @@
+"""Scene: a surface, its colour, light and camera. Values are frozen; turning a head makes a new one."""
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .geometry import angles_from_rotation, depth_to_mesh, rotation_from_angles, vertex_normals
+
+
+class Pose(NamedTuple):
+    """Head pose in degrees: +yaw turns to the image's right, +pitch looks up, +roll is clockwise as seen."""
+
+    yaw: float
+    pitch: float
+    roll: float
+
+    @classmethod
+    def of(cls, rotation: Tensor) -> "Pose":
+        return cls(*(float(a) for a in angles_from_rotation(rotation.double())))
+
+    def rotation(self) -> Tensor:
+        """Matrix (3, 3) that turns a face at rest (looking along -z) into this pose."""
+        return rotation_from_angles(*(torch.tensor(a, dtype=torch.float64) for a in self)).float()
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles in camera space (x right, y down, z forward)."""
+
+    vertices: Tensor
+    """(V, 3) float32."""
+    faces: Tensor
+    """(F, 3) int64; corners run clockwise as seen from outside."""
+    uv: Tensor | None = None
+    """(V, 2) texture coordinates: (0, 0) is the texture's top left corner, (1, 1) its bottom right."""
+
+    @property
+    def normals(self) -> Tensor:
+        """Unit vertex normals (V, 3), pointing out of the surface."""
+        return vertex_normals(self.vertices, self.faces)
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """One z-depth per pixel of the scene's camera."""
+
+    depth: Tensor
+    """(H, W) float32."""
+
+    def mesh(self, camera: "Camera") -> Mesh:
+        """The same surface as triangles; texture coordinates are the pixel centres."""
+        height, width = self.depth.shape
+        vertices, faces = depth_to_mesh(self.depth, camera.resized(height, width).K)
+        y, x = torch.meshgrid(
+            (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij"
+        )
+        return Mesh(vertices, faces, torch.stack([x, y], -1).flatten(0, 1).to(self.depth))
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Pinhole camera at the origin, looking along +z."""
+
+    K: Tensor
+    """Intrinsics (3, 3) in pixels."""
+    height: int
+    width: int
+
+    def resized(self, height: int, width: int) -> "Camera":
+        """The same view with another number of pixels."""
+        scale = torch.tensor([width / self.width, height / self.height, 1.0], dtype=self.K.dtype)
+        return Camera(self.K * scale[:, None], height, width)
+
+
+@dataclass(frozen=True)
+class Light:
+    """Ambient and one directional light, white, in linear multiples of the albedo (Lambert)."""
+
+    ambient: float = 0.5
+    """Light from everywhere, 0 or more."""
+    diffuse: float = 0.5
+    """Strength of the directional light, 0 or more."""
+    direction: tuple[float, float, float] = (0.0, 0.0, -1.0)
+    """Unit vector from the surface towards the light, camera space."""
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a reconstructor makes of a Face. `turned` is relative and adds up; `posed` is absolute."""
+
+    surface: Mesh | DepthMap
+    """At rest, that is as in the photo; camera space, the face centre at z = 1."""
+    albedo: Tensor
+    """Texture (3, H, W), float RGB in [0, 1]."""
+    camera: Camera
+    light: Light | None = None
+    """None: the albedo already carries the photo's light."""
+    pose: Pose = Pose(0.0, 0.0, 0.0)
+    """Head pose as in the photo, before any turn."""
+    turn: Tensor = field(default_factory=lambda: torch.eye(3))
+    """Rotation (3, 3) applied to the surface about `pivot` since it was at rest."""
+    pivot: tuple[float, float, float] = (0.0, 0.0, 1.0)
+    """The point, camera space, about which the head turns."""
+    rigidity: Tensor | None = None
+    """Per vertex (V,), 0 to 1: how far it follows the turn. 1 on the head, 0 on the background. None: all 1."""
+    millimetres_per_unit: float | None = None
+    """Length of one unit, where the method knows it."""
+    landmarks: Tensor | None = None
+    """68 points (68, 3) of the surface at rest, camera space."""
+
+    def turned(self, yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> "Scene":
+        """Turned by so many degrees from where it is now, about the camera's axes. Twice means twice."""
+        return replace(self, turn=rotation_from_angles(yaw, pitch, roll) @ self.turn)
+
+    def posed(self, yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> "Scene":
+        """Turned until the head has this pose, in degrees, whatever it was."""
+        return replace(self, turn=Pose(yaw, pitch, roll).rotation() @ self.pose.rotation().mT)
+
+    @property
+    def current_pose(self) -> Pose:
+        """Head pose after all turns."""
+        return Pose.of(self.turn @ self.pose.rotation())
+
+    def mesh_at_rest(self) -> Mesh:
+        return self.surface if isinstance(self.surface, Mesh) else self.surface.mesh(self.camera)
+
+    def mesh(self) -> Mesh:
+        """The surface after all turns: each vertex goes `rigidity` of the way from rest to turned."""
+        rest = self.mesh_at_rest()
+        pivot = torch.tensor(self.pivot, dtype=rest.vertices.dtype)
+        moved = (rest.vertices - pivot) @ self.turn.to(rest.vertices).mT + pivot
+        if self.rigidity is not None:
+            moved = torch.lerp(rest.vertices, moved, self.rigidity[:, None])
+        return replace(rest, vertices=moved)
+
+    def mirrored(self) -> "Scene":
+        """The scene seen in a mirror: left and right exchanged in surface, texture, light and pose."""
+        mesh = self.mesh_at_rest()
+        flip = torch.tensor([-1.0, 1.0, 1.0])
+        uv = None if mesh.uv is None else torch.stack([1 - mesh.uv[:, 0], mesh.uv[:, 1]], -1)
+        K = self.camera.K.clone()
+        K[0, 2] = self.camera.width - K[0, 2]
+        light = self.light
+        if light is not None:
+            x, y, z = light.direction
+            light = replace(light, direction=(-x, y, z))
+        mirror = torch.diag(flip)
+        return replace(
+            self,
+            surface=Mesh(mesh.vertices * flip, mesh.faces.flip(-1), uv),
+            albedo=self.albedo.flip(-1),
+            camera=replace(self.camera, K=K),
+            light=light,
+            pose=Pose(-self.pose.yaw, self.pose.pitch, -self.pose.roll),
+            turn=mirror @ self.turn @ mirror,
+            pivot=(-self.pivot[0], *self.pivot[1:]),
+            landmarks=None if self.landmarks is None else self.landmarks * flip,
+        )
