@@ -1,5 +1,8 @@
 """Everything that can go wrong on purpose. Each error carries the exit code that the command ends with."""
 
+import importlib
+from typing import Any
+
 
 class AboutfaceError(Exception):
     """Base of all expected failures: the message is one sentence for the user, never a traceback."""
@@ -37,3 +40,11 @@ class ConsentError(AboutfaceError):
     """Refused for safety: the operation needs a consent that was not given."""
 
     exit_code = 3
+
+
+def need(module: str, extra: str) -> Any:
+    """The module, imported now; MissingError with the line that installs it where it is absent."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        raise MissingError(f"{module} is needed here: pip install 'aboutface[{extra}]'") from None

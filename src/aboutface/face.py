@@ -1,19 +1,20 @@
 """Face: one face in one photo, its crop, and the way back to the photo."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-# Mirror image of each iBUG 68 point (0-based): landmark i of a mirrored face is landmark MIRROR_68[i] of the face.
-MIRROR_68 = np.array(
-    [*range(16, -1, -1), *range(26, 16, -1), 27, 28, 29, 30, 35, 34, 33, 32, 31, 45, 44, 43, 42, 47, 46]
-    + [39, 38, 37, 36, 41, 40, 54, 53, 52, 51, 50, 49, 48, 59, 58, 57, 56, 55, 64, 63, 62, 61, 60, 67, 66, 65]
-)
+from .geometry import MIRROR_68
+
+__all__ = ["MIRROR_68", "Face"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Face:
-    """One face found in a photo. Everything is in photo pixels unless the name says otherwise."""
+    """One face found in a photo. Everything is in photo pixels unless the name says otherwise.
+
+    Raises ValueError unless the landmarks are 68 finite points. Two faces are equal only if they are the same object.
+    """
 
     landmarks: np.ndarray
     """iBUG 68 points (68, 2) float64, x right, y down; pixel centres lie on half-integers."""
@@ -25,12 +26,16 @@ class Face:
     """Name of the backend that found it."""
     index: int = 0
     """Place among the faces of the photo, ordered by size, largest first."""
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    """What the user should know about this detection, one sentence each."""
 
     def __post_init__(self) -> None:
-        landmarks = np.asarray(self.landmarks, dtype=np.float64)
-        if landmarks.shape != (68, 2) or not np.isfinite(landmarks).all():
-            raise ValueError(f"landmarks: expected (68, 2) finite pixels as (x, y), got {landmarks.shape}")
+        # A copy: the caller's array may change, a Face may not.
+        landmarks = np.array(self.landmarks, dtype=np.float64)
+        if landmarks.shape != (68, 2):
+            raise ValueError(f"landmarks: expected (68, 2) pixels as (x, y), got {landmarks.shape}")
+        if not np.isfinite(landmarks).all():
+            raise ValueError(f"landmarks: expected finite numbers, got {landmarks[~np.isfinite(landmarks)][0]}")
         object.__setattr__(self, "landmarks", landmarks)
 
     @property
@@ -42,16 +47,22 @@ class Face:
     def photo_from_crop(self, size: int, margin: float = 0.5) -> np.ndarray:
         """Transform (3, 3) from the pixels of an upright square crop of side `size` to photo pixels.
 
-        The crop is centred on the landmarks' box and wider than its longer side by `margin` on each side.
+        The crop is centred on the landmarks' box and wider than its longer side by `margin` of it on each side; it may
+        reach beyond the photo. Raises ValueError where that leaves no area.
         """
         low, high = self.landmarks.min(0), self.landmarks.max(0)
         side = float((high - low).max()) * (1 + 2 * margin)
+        if side <= 0 or size <= 0:
+            raise ValueError(f"photo_from_crop: no area, with landmarks {side:g} pixels wide and a crop of {size}")
         scale = side / size
         left, top = (low + high) / 2 - side / 2
         return np.array([[scale, 0, left], [0, scale, top], [0, 0, 1.0]])
 
     def mirrored(self, width: float) -> "Face":
         """The same face in the mirrored photo of `width` pixels."""
-        points = self.landmarks[MIRROR_68] * [-1, 1] + [width, 0]
         left, top, right, bottom = self.box
-        return Face(points, (width - right, top, width - left, bottom), self.score, self.detector, self.index)
+        return replace(
+            self,
+            landmarks=self.landmarks[MIRROR_68] * [-1, 1] + [width, 0],
+            box=(width - right, top, width - left, bottom),
+        )

@@ -1,4 +1,7 @@
-"""Scene: a surface, its colour, light and camera. Values are frozen; turning a head makes a new one."""
+"""Scene: a surface, its colour, light and camera. Values are frozen; turning a head makes a new one.
+
+Values that hold tensors are equal only if they are the same object.
+"""
 
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -6,7 +9,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .geometry import angles_from_rotation, depth_to_mesh, rotation_from_angles, vertex_normals
+from .geometry import (
+    MIRROR_68,
+    angles_from_rotation,
+    depth_to_mesh,
+    pixel_centres,
+    rotation_from_angles,
+    vertex_normals,
+)
 
 
 class Pose(NamedTuple):
@@ -18,14 +28,22 @@ class Pose(NamedTuple):
 
     @classmethod
     def of(cls, rotation: Tensor) -> "Pose":
+        """The pose into which `rotation` (3, 3) turns a face at rest; yaw lies in [-90, 90]."""
         return cls(*(float(a) for a in angles_from_rotation(rotation.double())))
 
     def rotation(self) -> Tensor:
         """Matrix (3, 3) that turns a face at rest (looking along -z) into this pose."""
-        return rotation_from_angles(*(torch.tensor(a, dtype=torch.float64) for a in self)).float()
+        return self._rotation64().float()
+
+    def _rotation64(self) -> Tensor:
+        return rotation_from_angles(*(torch.tensor(a, dtype=torch.float64) for a in self))
 
 
-@dataclass(frozen=True)
+FRONTAL = Pose(0.0, 0.0, 0.0)
+"""A face at rest: it looks at the camera."""
+
+
+@dataclass(frozen=True, eq=False)
 class Mesh:
     """Triangles in camera space (x right, y down, z forward)."""
 
@@ -42,7 +60,7 @@ class Mesh:
         return vertex_normals(self.vertices, self.faces)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DepthMap:
     """One z-depth per pixel of the scene's camera."""
 
@@ -52,25 +70,25 @@ class DepthMap:
     def mesh(self, camera: "Camera") -> Mesh:
         """The same surface as triangles; texture coordinates are the pixel centres."""
         height, width = self.depth.shape
-        vertices, faces = depth_to_mesh(self.depth, camera.resized(height, width).K)
-        y, x = torch.meshgrid(
-            (torch.arange(height) + 0.5) / height, (torch.arange(width) + 0.5) / width, indexing="ij"
-        )
-        return Mesh(vertices, faces, torch.stack([x, y], -1).flatten(0, 1).to(self.depth))
+        vertices, faces = depth_to_mesh(self.depth, camera.resized(height, width).K.to(self.depth))
+        uv = pixel_centres(height, width) / torch.tensor([width, height])
+        return Mesh(vertices, faces, uv.flatten(0, 1).to(self.depth))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Camera:
     """Pinhole camera at the origin, looking along +z."""
 
     K: Tensor
     """Intrinsics (3, 3) in pixels."""
     height: int
+    """Rows of the image."""
     width: int
+    """Columns of the image."""
 
     def resized(self, height: int, width: int) -> "Camera":
         """The same view with another number of pixels."""
-        scale = torch.tensor([width / self.width, height / self.height, 1.0], dtype=self.K.dtype)
+        scale = torch.tensor([width / self.width, height / self.height, 1.0]).to(self.K)
         return Camera(self.K * scale[:, None], height, width)
 
 
@@ -86,7 +104,7 @@ class Light:
     """Unit vector from the surface towards the light, camera space."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Scene:
     """What a reconstructor makes of a Face. `turned` is relative and adds up; `posed` is absolute."""
 
@@ -97,7 +115,7 @@ class Scene:
     camera: Camera
     light: Light | None = None
     """None: the albedo already carries the photo's light."""
-    pose: Pose = Pose(0.0, 0.0, 0.0)
+    pose: Pose = FRONTAL
     """Head pose as in the photo, before any turn."""
     turn: Tensor = field(default_factory=lambda: torch.eye(3))
     """Rotation (3, 3) applied to the surface about `pivot` since it was at rest."""
@@ -112,49 +130,63 @@ class Scene:
 
     def turned(self, yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> "Scene":
         """Turned by so many degrees from where it is now, about the camera's axes. Twice means twice."""
-        return replace(self, turn=rotation_from_angles(yaw, pitch, roll) @ self.turn)
+        return self._turned_to(Pose(yaw, pitch, roll)._rotation64() @ self._turn64)
 
     def posed(self, yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> "Scene":
         """Turned until the head has this pose, in degrees, whatever it was."""
-        return replace(self, turn=Pose(yaw, pitch, roll).rotation() @ self.pose.rotation().mT)
+        return self._turned_to(Pose(yaw, pitch, roll)._rotation64() @ self.pose._rotation64().mT)
 
     @property
     def current_pose(self) -> Pose:
         """Head pose after all turns."""
-        return Pose.of(self.turn @ self.pose.rotation())
+        return Pose.of(self._turn64 @ self.pose._rotation64())
+
+    @property
+    def _turn64(self) -> Tensor:
+        return self.turn.cpu().double()
+
+    def _turned_to(self, turn: Tensor) -> "Scene":
+        return replace(self, turn=turn.to(self.turn))
 
     def mesh_at_rest(self) -> Mesh:
+        """The surface as in the photo, as triangles."""
         return self.surface if isinstance(self.surface, Mesh) else self.surface.mesh(self.camera)
 
     def mesh(self) -> Mesh:
         """The surface after all turns: each vertex goes `rigidity` of the way from rest to turned."""
         rest = self.mesh_at_rest()
-        pivot = torch.tensor(self.pivot, dtype=rest.vertices.dtype)
+        pivot = torch.tensor(self.pivot).to(rest.vertices)
         moved = (rest.vertices - pivot) @ self.turn.to(rest.vertices).mT + pivot
         if self.rigidity is not None:
-            moved = torch.lerp(rest.vertices, moved, self.rigidity[:, None])
+            moved = torch.lerp(rest.vertices, moved, self.rigidity[:, None].to(moved))
         return replace(rest, vertices=moved)
 
     def mirrored(self) -> "Scene":
-        """The scene seen in a mirror: left and right exchanged in surface, texture, light and pose."""
+        """The scene seen in a mirror: left and right exchanged in everything. A depth map becomes its mesh."""
         mesh = self.mesh_at_rest()
         flip = torch.tensor([-1.0, 1.0, 1.0])
         uv = None if mesh.uv is None else torch.stack([1 - mesh.uv[:, 0], mesh.uv[:, 1]], -1)
         K = self.camera.K.clone()
+        K[0, 1] = -K[0, 1]
         K[0, 2] = self.camera.width - K[0, 2]
         light = self.light
         if light is not None:
             x, y, z = light.direction
             light = replace(light, direction=(-x, y, z))
-        mirror = torch.diag(flip)
+        landmarks = self.landmarks
+        if landmarks is not None:
+            # A mirrored left eye is a right eye.
+            landmarks = landmarks[..., torch.from_numpy(MIRROR_68), :] * flip.to(landmarks)
+        mirror = torch.diag(flip).to(self.turn)
         return replace(
             self,
-            surface=Mesh(mesh.vertices * flip, mesh.faces.flip(-1), uv),
+            # Reversed corners: in a mirror, clockwise runs the other way.
+            surface=Mesh(mesh.vertices * flip.to(mesh.vertices), mesh.faces.flip(-1), uv),
             albedo=self.albedo.flip(-1),
             camera=replace(self.camera, K=K),
             light=light,
             pose=Pose(-self.pose.yaw, self.pose.pitch, -self.pose.roll),
             turn=mirror @ self.turn @ mirror,
             pivot=(-self.pivot[0], *self.pivot[1:]),
-            landmarks=None if self.landmarks is None else self.landmarks * flip,
+            landmarks=landmarks,
         )

@@ -1,19 +1,15 @@
 """Pure functions on tensors: rotations, transforms, cameras, alignment, meshes, depth maps. See docs/conventions.md."""
 
 from .align import affine_2d_from_3d, affine_2d_from_3d_matrix, orthographic_pose, procrustes, similarity
-from .camera import (
-    clip_from_camera,
-    intrinsics,
-    pixel_centres,
-    project,
-    unproject,
-)
+from .camera import clip_from_camera, intrinsics, pixel_centres, project, unproject
 from .depth import depth_to_mesh, grid_faces, grid_normals
+from .landmarks import MIRROR_68
 from .mesh import face_normals, vertex_normals
 from .rotation import angles_from_rotation, nearest_rotation, rotation_from_angles
 from .transform import apply, compose, invert, scaling, translation
 
 __all__ = [
+    "MIRROR_68",
     "affine_2d_from_3d",
     "affine_2d_from_3d_matrix",
     "angles_from_rotation",

@@ -7,7 +7,10 @@ from torch import Tensor
 
 
 def intrinsics(fov: float, size: tuple[int, int]) -> Tensor:
-    """Matrix K (3, 3) in pixels of a centred camera with `fov` degrees across the longer side of size = (H, W)."""
+    """Matrix K (3, 3) in pixels of a centred camera with `fov` degrees across the longer side of size = (H, W).
+
+    Raises ValueError unless 0 < fov < 180.
+    """
     height, width = size
     if not 0 < fov < 180:
         raise ValueError(f"intrinsics: fov must lie between 0 and 180 degrees, got {fov}")
@@ -16,7 +19,7 @@ def intrinsics(fov: float, size: tuple[int, int]) -> Tensor:
 
 
 def project(points: Tensor, K: Tensor) -> Tensor:
-    """Pixels (..., N, 2) of camera-space points (..., N, 3) under K (..., 3, 3)."""
+    """Pixels (..., N, 2) of camera-space points (..., N, 3), z not 0, under K (..., 3, 3)."""
     homogeneous = points @ K.mT
     return homogeneous[..., :2] / homogeneous[..., 2:]
 
@@ -40,7 +43,13 @@ def clip_from_camera(K: Tensor, size: tuple[int, int], near: float = 0.05, far: 
 
     After division by w: x = -1 and 1 are the image's left and right edges, y = -1 and 1 its top and bottom
     (y stays down), z = -1 and 1 the near and far planes. `w` is the camera-space depth.
+
+    Args:
+        K: (..., 3, 3) in pixels; size: (H, W) of the image; near, far: camera-space depths, 0 < near < far, else
+            ValueError.
     """
+    if not 0 < near < far:
+        raise ValueError(f"clip_from_camera: expected 0 < near < far, got {near} and {far}")
     height, width = size
     x_scale, y_scale = 2.0 / width, 2.0 / height
     rows = torch.zeros(*K.shape[:-2], 4, 4, dtype=K.dtype, device=K.device)

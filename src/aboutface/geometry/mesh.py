@@ -14,9 +14,16 @@ def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
 
 
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
-    """Area-weighted unit normals (..., V, 3); zero where a vertex has no triangle of positive area."""
+    """Area-weighted unit normals (..., V, 3) of vertices (..., V, 3); zero where no triangle of positive area meets."""
     normals = face_normals(vertices, faces)
     total = torch.zeros_like(vertices)
     for i in range(3):
         total = total.index_add(-2, faces[:, i], normals)
-    return torch.nn.functional.normalize(total, dim=-1, eps=torch.finfo(vertices.dtype).tiny)
+    return unit(total)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Vectors (..., D) brought to length 1; zero stays zero, with derivative zero."""
+    square = vectors.square().sum(-1, keepdim=True)
+    # A division by a tiny length instead would overflow in the derivative.
+    return torch.where(square > 0, vectors / torch.where(square > 0, square, 1.0).sqrt(), torch.zeros_like(vectors))

@@ -8,8 +8,13 @@ from torch import Tensor
 
 
 def apply(b_from_a: Tensor, points: Tensor) -> Tensor:
-    """Transform points (..., N, D) by matrices (..., D+1, D+1) (affine or projective) or (..., D', D+1) (affine)."""
+    """Points (..., N, D) moved by a transform (..., D+1, D+1) (maybe projective) or affine (..., D', D+1), D' <= D.
+
+    Raises ValueError where the numbers of columns and coordinates do not fit.
+    """
     rows, columns = b_from_a.shape[-2:]
+    if rows > columns:
+        raise ValueError(f"apply: a transform has at most as many rows as columns, got {rows}x{columns}")
     if points.shape[-1] + 1 != columns:
         raise ValueError(
             f"apply: a {rows}x{columns} transform takes points of {columns - 1} numbers, got {points.shape[-1]}"

@@ -1,0 +1,104 @@
+"""The mean head, and how it is bent onto the landmarks of one face."""
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from .geometry import grid_faces
+from .weights import load
+
+
+@dataclass(frozen=True)
+class MeanHead:
+    """A closed head in cylinder coordinates about the vertical axis through the ears.
+
+    Millimetres; x right, y down, z forward; it looks along -z. Columns run from the back over the image's left side,
+    the face in the middle, and the right side to the back again, denser in front; rows run from the crown to the neck.
+    """
+
+    radius: Tensor
+    """(rows, columns) distance from the axis."""
+    heights: Tensor
+    """(rows,) the y of each row."""
+    landmarks: Tensor
+    """(68, 3) iBUG points."""
+
+    FRONT = 0.4
+    """Azimuth = pi * (FRONT * s + (1 - FRONT) * s^3) at column s in [-1, 1]: 2.5 times denser in front."""
+
+    @classmethod
+    @lru_cache(maxsize=1)
+    def load(cls) -> "MeanHead":
+        tensors = load("mean_head")
+        return cls(**{name: tensors[name].float() for name in ("radius", "heights", "landmarks")})
+
+    @classmethod
+    def empty(cls, rows: int, columns: int) -> "MeanHead":
+        return cls(torch.zeros(rows, columns), torch.zeros(rows), torch.zeros(68, 3))
+
+    def azimuths(self) -> Tensor:
+        """(columns,) radians, 0 in front, growing towards the image's right."""
+        columns = self.radius.shape[1]
+        s = (torch.arange(columns) + 0.5) / columns * 2 - 1
+        return math.pi * (self.FRONT * s + (1 - self.FRONT) * s**3)
+
+    def column_of(self, azimuth: Tensor) -> Tensor:
+        """Column position (pixel convention: the first column's centre is 0.5) of azimuths in radians."""
+        a, b = self.FRONT, 1 - self.FRONT
+        # The one real root of b s^3 + a s - t (Cardano; a, b > 0).
+        t = azimuth / math.pi
+        p, q = a / b, t / b
+        root = torch.sqrt(q * q / 4 + p**3 / 27)
+        s = _cbrt(q / 2 + root) + _cbrt(q / 2 - root)
+        return (s + 1) / 2 * self.radius.shape[1]
+
+    def vertices(self) -> Tensor:
+        """(rows * columns, 3) row-major."""
+        azimuth = self.azimuths()
+        x = self.radius * torch.sin(azimuth)
+        z = -self.radius * torch.cos(azimuth)
+        return torch.stack([x, self.heights[:, None].expand_as(x), z], -1).flatten(0, 1)
+
+    def faces(self) -> Tensor:
+        """(F, 3) triangles, clockwise seen from outside, closed at the back."""
+        rows, columns = self.radius.shape
+        across = torch.arange(rows)[:, None] * columns
+        right, left = across + columns - 1, across
+        seam = torch.cat([
+            torch.cat([right[:-1], left[:-1], right[1:]], 1),
+            torch.cat([left[:-1], left[1:], right[1:]], 1),
+        ])
+        return torch.cat([grid_faces(rows, columns), seam])
+
+    def uv(self) -> Tensor:
+        """(rows * columns, 2) texture coordinates of the vertices: the grid itself."""
+        rows, columns = self.radius.shape
+        v, u = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+        return torch.stack([u, v], -1).flatten(0, 1)
+
+
+def bend(
+    points: Tensor, source: Tensor, target: Tensor, smoothing: float = 0.02, reach: float = 90.0,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """Points (N, 3) moved smoothly so that `source` (K, 3) lands on `target` (K, 3), by radial basis functions.
+
+    The kernel (Wendland 1995, C2, support `reach`, same unit as the points) leaves points farther than `reach` from
+    all sources where they are. `smoothing` trades exactness for smoothness; `weights` (K,) in (0, 1] trust some less.
+    """
+    trust = torch.ones_like(source[:, 0]) if weights is None else weights
+    kernel = _wendland(torch.cdist(source, source) / reach)
+    system = kernel + torch.diag(smoothing / trust)
+    coefficients = torch.linalg.solve(system, target - source)
+    return points + _wendland(torch.cdist(points, source) / reach) @ coefficients
+
+
+def _wendland(r: Tensor) -> Tensor:
+    return (1 - r).clamp_min(0) ** 4 * (4 * r + 1)
+
+
+def _cbrt(x: Tensor) -> Tensor:
+    return torch.sign(x) * x.abs() ** (1 / 3)

@@ -1,0 +1,154 @@
+"""Normals and depth maps against surfaces whose normals and areas are known."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck
+from torch.testing import assert_close
+
+from aboutface.geometry import (
+    depth_to_mesh,
+    face_normals,
+    grid_faces,
+    grid_normals,
+    intrinsics,
+    pixel_centres,
+    project,
+    rotation_from_angles,
+    vertex_normals,
+)
+
+F64 = torch.float64
+
+
+def sphere(rings: int, sectors: int) -> tuple[Tensor, Tensor]:
+    """Unit sphere whose triangles run clockwise as seen from outside, poles included."""
+    polar = torch.linspace(0, math.pi, rings + 1, dtype=F64)
+    turn = torch.linspace(0, 2 * math.pi, sectors + 1, dtype=F64)
+    p, t = torch.meshgrid(polar, turn, indexing="ij")
+    # At z < 0, facing the camera: x grows to the right with t near 0, y goes down with p.
+    vertices = torch.stack([p.sin() * t.sin(), -p.cos(), -p.sin() * t.cos()], -1).flatten(0, 1)
+    first, second = grid_faces(rings + 1, sectors + 1).chunk(2)
+    # At the poles one triangle of each pair has no area.
+    return vertices, torch.cat([first[sectors:], second[:-sectors]])
+
+
+def test_normals_of_a_sphere_are_its_positions():
+    vertices, faces = sphere(90, 180)
+    normals = vertex_normals(vertices, faces)
+    # The two sides of the seam see half of their neighbours each, the poles at most one triangle.
+    inner = torch.zeros(91, 181, dtype=torch.bool)
+    inner[2:-2, 1:-1] = True
+    assert (normals - vertices)[inner.flatten()].norm(dim=-1).max() < 5e-3
+    assert ((normals * vertices).sum(-1)[181:-181] > 0.99).all()
+
+
+def test_face_normals_point_out_and_are_twice_the_area():
+    vertices, faces = sphere(200, 400)
+    normals = face_normals(vertices, faces)
+    centres = vertices[faces].mean(1)
+    area = normals.norm(dim=-1)
+    assert ((normals * centres).sum(-1) >= 0).all()
+    assert math.isclose(float(area.sum()) / 2, 4 * math.pi, rel_tol=1e-4)
+    # Divergence theorem: the volume under the outward normals.
+    assert math.isclose(float((normals * centres).sum()) / 6, 4 / 3 * math.pi, rel_tol=2e-4)
+
+
+def test_a_known_triangle():
+    # Right angle with legs 2 and 3, clockwise on the screen.
+    vertices = torch.tensor([[0.0, 0.0, 1.0], [2.0, 0.0, 1.0], [0.0, 3.0, 1.0]])
+    assert_close(face_normals(vertices, torch.tensor([[0, 1, 2]])), torch.tensor([[0.0, 0.0, -6.0]]))
+
+
+def test_normals_turn_with_the_surface():
+    vertices, faces = sphere(8, 12)
+    vertices = vertices * torch.tensor([1.0, 0.6, 1.4], dtype=F64)
+    rotations = rotation_from_angles(torch.tensor([10.0, 50.0], dtype=F64), 20, -70)
+    moved = vertices @ rotations.mT
+    assert_close(vertex_normals(moved, faces), vertex_normals(vertices, faces) @ rotations.mT)
+
+
+def test_what_has_no_area_has_no_normal_and_no_nan():
+    vertices = torch.tensor([[0.0, 0, 1], [1, 0, 1], [2, 0, 1], [5, 5, 5]], requires_grad=True)
+    normals = vertex_normals(vertices, torch.tensor([[0, 1, 2]]))
+    assert (normals == 0).all()
+    (1e3 * normals).sum().backward()
+    assert vertices.grad is not None
+    assert vertices.grad.isfinite().all()
+    assert vertex_normals(vertices, torch.zeros(0, 3, dtype=torch.int64)).shape == (4, 3)
+
+
+def test_the_grid_is_covered_once_by_clockwise_triangles():
+    height, width = 5, 7
+    faces = grid_faces(height, width)
+    assert faces.shape == (2 * (height - 1) * (width - 1), 3)
+    flat = torch.cat([pixel_centres(height, width), torch.ones(height, width, 1)], -1).flatten(0, 1)
+    normals = face_normals(flat, faces)
+    assert_close(normals, torch.tensor([0.0, 0.0, -1.0]).expand_as(normals))
+    corners = torch.zeros(height * width).index_add(0, faces.flatten(), torch.ones(faces.numel()))
+    assert corners.view(height, width)[1:-1, 1:-1].eq(6).all()
+
+
+def test_a_grid_made_in_inference_mode_still_serves_autograd():
+    grid_faces.cache_clear()
+    with torch.inference_mode():
+        grid_faces(4, 5)
+    vertices = torch.rand(20, 3, requires_grad=True)
+    vertex_normals(vertices, grid_faces(4, 5)).sum().backward()
+
+
+def ball(height: int, width: int, fov: float = 20.0, radius: float = 0.5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Depth map, camera, true normals and mask of a ball with its centre at z = 1, seen in perspective."""
+    K = intrinsics(fov, (height, width)).double()
+    pixels = pixel_centres(height, width, F64)
+    rays = torch.cat([pixels, torch.ones(height, width, 1, dtype=F64)], -1) @ torch.linalg.inv(K).mT
+    # |d r - (0, 0, 1)| = radius, nearer root.
+    a, half_b, c = rays.square().sum(-1), rays[..., 2], 1 - radius**2
+    root = half_b**2 - a * c
+    depth = torch.where(root > 0, (half_b - root.clamp_min(0).sqrt()) / a, 1.0)
+    normals = (depth[..., None] * rays - torch.tensor([0.0, 0.0, 1.0], dtype=F64)) / radius
+    return depth, K, normals, root > 0
+
+
+def test_the_mesh_of_a_depth_map_lies_on_the_rays_of_the_pixel_centres():
+    depth, K, _, _ = ball(30, 40)
+    vertices, faces = depth_to_mesh(torch.stack([depth, depth + 1]), K)
+    assert vertices.shape == (2, 1200, 3)
+    assert faces.max() == 1199
+    assert_close(project(vertices, K), pixel_centres(30, 40, F64).flatten(0, 1).expand(2, 1200, 2))
+    assert_close(vertices[1, :, 2], depth.flatten() + 1)
+
+
+@pytest.mark.parametrize("size", [(200, 260), (260, 200)])
+def test_both_kinds_of_normals_of_a_ball(size):
+    depth, K, truth, _ = ball(*size)
+    vertices, faces = depth_to_mesh(depth, K)
+    assert_close(vertices[:, 2].view(size), depth)
+    inside = torch.zeros(size, dtype=torch.bool)
+    inside[1:-1, 1:-1] = True
+    for normals in (vertex_normals(vertices, faces).view(*size, 3), grid_normals(vertices.view(*size, 3))):
+        assert_close(normals.norm(dim=-1), torch.ones(size, dtype=F64))
+        assert (normals - truth)[inside].norm(dim=-1).max() < 1e-3
+        assert ((normals * vertices.view(*size, 3)).sum(-1) < 0).all(), "towards the camera"
+        assert (normals - truth).norm(dim=-1).max() < 2e-2
+
+
+def test_grid_normals_of_tiny_grids():
+    flat = torch.tensor([[[0.0, 0, 1], [1e-7, 0, 1]], [[0, 1e-7, 1], [1e-7, 1e-7, 1]]])
+    assert_close(grid_normals(flat), torch.tensor([0.0, 0.0, -1.0]).expand(2, 2, 3))
+    with pytest.raises(ValueError, match="at least 2"):
+        grid_normals(torch.zeros(1, 5, 3))
+
+
+def test_gradients():
+    vertices, faces = sphere(3, 4)
+    vertices = vertices[5:15].add(0.1 * torch.rand(10, 3, dtype=F64)).requires_grad_()
+    faces = grid_faces(2, 5)
+    assert gradcheck(lambda v: face_normals(v, faces), vertices)
+    assert gradcheck(lambda v: vertex_normals(v, faces), vertices)
+    assert gradcheck(lambda v: grid_normals(v.view(2, 5, 3)), vertices)
+    depth = torch.rand(2, 3, 4, dtype=F64).add(0.5).requires_grad_()
+    K = intrinsics(30, (3, 4)).double().requires_grad_()
+    assert gradcheck(lambda d, k: depth_to_mesh(d, k)[0], (depth, K))

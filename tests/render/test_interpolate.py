@@ -1,0 +1,84 @@
+import pytest
+import torch
+
+from aboutface.errors import UsageError
+from aboutface.render import interpolate, rasterize, texture
+
+FACES = torch.tensor([[0, 1, 2], [1, 3, 2]])
+
+
+def quad(batch: int = 1) -> torch.Tensor:
+    """Two triangles (B, 4, 4) at different depths that cover most of the picture."""
+    clip = torch.tensor([[-0.9, -0.8, 0.2, 1.3], [1.1, -0.5, 0.1, 0.9], [0.2, 1.2, -0.3, 1.1], [0.9, 0.95, 0.4, 1.0]])
+    return clip.double().expand(batch, -1, -1).clone()
+
+
+def test_attributes_that_are_positions_come_back_as_the_pixels_ray():
+    # Perspective-correct: clip coordinates themselves, interpolated, must project to the pixel's centre.
+    clip = quad()
+    found = interpolate(clip, rasterize(clip, FACES, (7, 9)), FACES)
+    row, column = (found[0, ..., 3] > 0).nonzero().unbind(-1)
+    assert len(row) > 20
+    x, y, _, w = found[0, row, column].unbind(-1)
+    torch.testing.assert_close((x / w + 1) * 4.5, column + 0.5, check_dtype=False)
+    torch.testing.assert_close((y / w + 1) * 3.5, row + 0.5, check_dtype=False)
+    empty = rasterize(clip, FACES, (7, 9)).triangle_id < 0
+    assert empty.any()
+    assert (found[empty] == 0).all()
+
+
+def test_shared_and_separate_attributes_and_faces_agree():
+    clip = quad(2)
+    clip[1, :, 0] += 0.2
+    values = torch.rand(4, 5, generator=torch.Generator().manual_seed(0)).double()
+    fragments = rasterize(clip, FACES, (6, 8))
+    shared = interpolate(values, fragments, FACES)
+    both_faces = FACES.expand(2, -1, -1)
+    assert torch.equal(shared, interpolate(values.expand(2, -1, -1), fragments, both_faces))
+    other = torch.stack([values, values + 1])
+    shifted = interpolate(other, fragments, both_faces)
+    seen = (fragments.triangle_id[1] >= 0).double()[..., None]
+    torch.testing.assert_close(shifted[1], shared[1] + seen)
+    # Different faces per item: the second item's triangles are listed backwards.
+    mixed = torch.stack([FACES, FACES.flip(0)])
+    torch.testing.assert_close(interpolate(values, rasterize(clip, mixed, (6, 8)), mixed), shared)
+    with pytest.raises(UsageError, match="attributes"):
+        interpolate(torch.rand(3, 4, 5), fragments, FACES)
+
+
+def test_interpolate_gradients():
+    values = torch.rand(4, 2, generator=torch.Generator().manual_seed(0)).double().requires_grad_()
+
+    def picture(clip, attributes):
+        return interpolate(attributes, rasterize(clip, FACES, (5, 6)), FACES)
+
+    assert torch.autograd.gradcheck(picture, (quad().requires_grad_(), values))
+
+
+def test_texel_centres_give_the_texels():
+    image = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).double()
+    y, x = torch.meshgrid((torch.arange(4) + 0.5) / 4, (torch.arange(5) + 0.5) / 5, indexing="ij")
+    uv = torch.stack([x, y], -1).double().expand(2, -1, -1, -1)
+    for wrap in ("clamp", "repeat"):
+        torch.testing.assert_close(texture(image, uv, wrap), image, atol=1e-6, rtol=0)
+        torch.testing.assert_close(texture(image[:1], uv, wrap)[1], image[0], atol=1e-6, rtol=0)
+
+
+def test_beyond_the_border():
+    image = torch.arange(4.0).view(1, 1, 1, 4)
+    uv = torch.tensor([[-0.3, 0.5], [0.0, 0.5], [1.0, 0.5], [1.125, 0.5], [2.375, 7.5], [-0.125, -0.5]])[None, None]
+    clamped = texture(image, uv)
+    assert clamped.flatten().tolist() == [0, 0, 3, 3, 3, 0]
+    repeated = texture(image, uv[:, :, 1:], "repeat")
+    # At the border the first and the last texel meet.
+    torch.testing.assert_close(repeated.flatten(), torch.tensor([1.5, 1.5, 0.0, 1.0, 3.0]))
+    with pytest.raises(UsageError, match="repeat"):
+        texture(image, uv, "mirror")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("wrap", ["clamp", "repeat"])
+def test_texture_gradients(wrap):
+    g = torch.Generator().manual_seed(1)
+    image = torch.rand(1, 2, 3, 4, generator=g).double().requires_grad_()
+    uv = (torch.rand(1, 3, 3, 2, generator=g).double() * 0.9 + 0.05).requires_grad_()
+    assert torch.autograd.gradcheck(lambda i, p: texture(i, p, wrap), (image, uv))
