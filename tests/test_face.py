@@ -120,11 +120,11 @@ def test_what_is_not_finite_is_refused(value):
 
 
 def test_a_face_is_a_value():
-    points = np.ones((68, 2), dtype=np.float32)
+    points = np.ones((68, 2))
     face = Face(points, (0, 0, 1, 1))
     points[:] = 7
-    assert face.landmarks.dtype == np.float64
     assert (face.landmarks == 1).all()
+    assert Face(points.astype(np.float32), (0, 0, 1, 1)).landmarks.dtype == np.float64
     with pytest.raises(FrozenInstanceError):
         face.score = 2.0  # pyright: ignore[reportAttributeAccessIssue]
     same = face

@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .filters import smoothstep
 from .geometry import clip_from_camera, project
-from .head import Head, smoothstep, window_intrinsics
+from .head import Head, window_intrinsics
 from .images import Photo, to_pixels
-from .render import Fragments, interpolate, rasterize, texture
+from .render import interpolate, rasterize, texture
 from .scene import Scene
 
 
@@ -40,14 +41,16 @@ def view(photo: Photo, head: Head, turn: Tensor) -> View:
     size = (bottom - top, right - left)
     K = window_intrinsics(head.scene.camera.K, (left, top, right, bottom), size)
     clip = clip_from_camera(K, size)
-    sheet = _draw(head.sheet, turn, clip, size, _crispness(head, turn)[:, None])
+    sheet = _draw(head.sheet, turn, clip, size, torch.stack([_crispness(head, turn), head.around], -1))
     closed = _draw(head.scene, turn, clip, size, torch.stack([head.trusted, head.seen], -1))
     # The closed head replaces the sheet where it is plainly in front of it, and where both are at the same place but the
     # sheet is stretched; and only as far as the photo shows that part of the head, or its mirror twin. Close to the
     # photo's own pose there is nothing to replace.
     behind = (sheet.depth - closed.depth) * head.scene.millimetres_per_unit
+    # What is beside the head in the photo (background, mostly) never comes in front of it.
+    behind = torch.lerp(behind, behind.clamp_min(20.0), sheet.values[..., 1])
     plain = smoothstep(behind, 6.0, 14.0)
-    level = smoothstep(behind, -10.0, -4.0) * (1 - sheet.values[..., 0])
+    level = smoothstep(behind, -40.0, -25.0) * (1 - sheet.values[..., 0])
     share = torch.where(sheet.drawn, torch.maximum(plain, level), torch.ones_like(plain))
     share = share * closed.drawn * closed.values[..., 0] * smoothstep(_degrees(turn), 1.0, 10.0)
     rgb = torch.lerp(sheet.rgb, closed.rgb, share)

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from .face import Face
-from .geometry import apply, clip_from_camera, grid_faces, project, unproject
+from .filters import blur, fill, sample, smoothstep
+from .geometry import clip_from_camera, grid_faces, project, unproject
 from .images import Photo
 from .morphable import MeanHead, bend
 from .render import interpolate, rasterize
@@ -41,6 +42,8 @@ class Head:
     """(V,) of the closed head, 0 to 1: how well the photo shows this point."""
     trusted: Tensor
     """(V,) 0 to 1: how well the photo shows this point or its mirror twin."""
+    around: Tensor
+    """(V,) of the sheet, 0 to 1: whether this is beside the head, not on it."""
     grid: "Grid"
     """The places of the sheet's vertices in the photo."""
 
@@ -103,9 +106,15 @@ def complete_head(photo: Photo, face: Face, scene: Scene) -> Head:
     atlas = _bake(photo, mesh, mean, scene.camera, seen, atlas_size)
     trusted = torch.maximum(seen, _mirror_columns(seen, mean)) * (1 - smoothstep(height, chin - 10, chin + 5))
     pixels = project(vertices, scene.camera.K)
-    head_rigidity = torch.where(height > chin, _sample(rigidity[None], pixels, grid.covers)[0], torch.ones(len(vertices)))
+    head_rigidity = torch.where(
+        height > chin, sample(rigidity[None], pixels, grid.covers)[0], torch.ones(len(vertices))
+    )
     closed = replace(scene, surface=mesh, albedo=atlas, rigidity=head_rigidity)
-    return Head(closed, sheet, seen, trusted, grid)
+    # The outermost millimetres of the outline are as likely background as head.
+    outside = inside.numpy().astype(np.uint8)
+    distance = cv2.distanceTransform(1 - outside, cv2.DIST_L2, 5) - cv2.distanceTransform(outside, cv2.DIST_L2, 5)
+    around = smoothstep(torch.from_numpy(distance) * _mm_per_cell(scene, grid), -9.0, -2.0)
+    return Head(closed, sheet, seen, trusted, around.flatten(), grid)
 
 
 def _bent(mean: MeanHead, scene: Scene, unit: float) -> Tensor:
@@ -175,34 +184,38 @@ def _sheet(
     photo: Photo, scene: Scene, grid: Grid, depth: Tensor, skull: Tensor, inside: Tensor
 ) -> tuple[Scene, Tensor]:
     """The sheet, and its rigidity as a picture on the grid."""
-    left, _, right, _ = grid.window
-    mm_per_cell = (right - left) / (grid.columns - 1) / float(scene.camera.K[0, 0]) * scene.millimetres_per_unit
+    mm_per_cell = _mm_per_cell(scene, grid)
     distance = cv2.distanceTransform((~skull).numpy().astype(np.uint8), cv2.DIST_L2, 5)
     rigidity = 1 - smoothstep(torch.from_numpy(distance) * mm_per_cell, 0.0, FALLOFF)
     # Sheet and photo meet at the window's edge, which therefore stays where it is.
     rigidity[[0, -1]] = 0
     rigidity[:, [0, -1]] = 0
-    full_depth = _extended(depth, inside, scene.pivot[2], FALLOFF / mm_per_cell, scene.millimetres_per_unit)
+    full_depth = _extended(depth, inside, scene.pivot[2], 1 / mm_per_cell, scene.millimetres_per_unit)
     vertices = unproject(grid.pixels(), full_depth.flatten(), scene.camera.K)
     albedo = torch.from_numpy(_window_of(photo.pixels, grid.window)).permute(2, 0, 1).float() / 255
     mesh = Mesh(vertices, grid_faces(grid.rows, grid.columns), grid.uv())
     return replace(scene, surface=mesh, albedo=albedo, rigidity=rigidity.flatten()), rigidity
 
 
-def _extended(depth: Tensor, inside: Tensor, far: float, radius: float, unit_scale: float) -> Tensor:
-    """Depth everywhere: the head's own, then over `radius` cells from its rim to the depth of the head's axis."""
+def _mm_per_cell(scene: Scene, grid: Grid) -> float:
+    left, _, right, _ = grid.window
+    return (right - left) / (grid.columns - 1) / float(scene.camera.K[0, 0]) * scene.millimetres_per_unit
+
+
+def _extended(depth: Tensor, inside: Tensor, far: float, cells_per_mm: float, mm_per_unit: float) -> Tensor:
+    """Depth everywhere: the head's own, then over 20 mm from its rim to the depth of the head's axis."""
     outside = (~inside).numpy().astype(np.uint8)
     distance, labels = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
     nearest = np.zeros(labels.max() + 1, np.float32)
     nearest[labels[inside.numpy()]] = depth[inside].numpy()
     rim = torch.from_numpy(nearest[labels])
-    blend = smoothstep(torch.from_numpy(distance), 0.0, radius)
+    blend = smoothstep(torch.from_numpy(distance), 0.0, 20 * cells_per_mm)
     full = torch.where(inside, depth, torch.lerp(rim, torch.full_like(rim, far), blend))
     # Steps (jaw over neck, nose over cheek) become slopes, or they would tear into teeth when turned.
-    sigma = radius * 6 / FALLOFF
+    sigma = 6 * cells_per_mm
     smooth = torch.from_numpy(cv2.GaussianBlur(full.numpy(), (0, 0), sigma))
     step = cv2.morphologyEx(full.numpy(), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    steep = smoothstep(torch.from_numpy(step) * unit_scale, 4.0, 8.0)
+    steep = smoothstep(torch.from_numpy(step) * mm_per_unit, 4.0, 8.0)
     steep = cv2.GaussianBlur(cv2.dilate(steep.numpy(), np.ones((5, 5), np.uint8)), (0, 0), sigma / 2)
     return torch.lerp(full, smooth, torch.from_numpy(steep))
 
@@ -211,7 +224,7 @@ def _seen(mesh: Mesh, depth: Tensor, camera: Camera, grid: Grid, unit: float) ->
     """(V,) 0 to 1: how squarely the camera sees each vertex at rest; 0 where the head is in front of it."""
     to_camera = -functional.normalize(mesh.vertices, dim=-1)
     cosine = (mesh.normals * to_camera).sum(-1)
-    front = _sample(depth[None], project(mesh.vertices, camera.K), grid.covers)[0]
+    front = sample(depth[None], project(mesh.vertices, camera.K), grid.covers)[0]
     hidden = (front > 0) & (mesh.vertices[:, 2] > front + 8 * unit)
     return torch.where(hidden, torch.zeros_like(cosine), smoothstep(cosine, 0.2, 0.55))
 
@@ -233,39 +246,17 @@ def _bake(photo: Photo, mesh: Mesh, mean: MeanHead, camera: Camera, seen: Tensor
 
     pixels = project(to_atlas(mesh.vertices).flatten(1).T, camera.K)
     within = ((pixels >= 0) & (pixels <= torch.tensor([photo.width, photo.height]))).all(-1).view(size, size)
-    own = _sample(photo.tensor[0], pixels, (0, 0, photo.width, photo.height)).view(3, size, size)
+    own = sample(photo.tensor[0], pixels, (0, 0, photo.width, photo.height)).view(3, size, size)
     weight = to_atlas(seen[:, None])[0] * within
     mirrored, mirrored_weight = own.flip(-1), weight.flip(-1)
     # The two sides are lit differently: the mirror side takes over this side's colour where both are seen.
     both = (weight * mirrored_weight).clamp_min(1e-4)
-    gain = (_blur(own * both, size / 10) / _blur(mirrored * both, size / 10).clamp_min(1e-4)).clamp(0.5, 2)
+    gain = (blur(own * both, size / 10) / blur(mirrored * both, size / 10).clamp_min(1e-4)).clamp(0.5, 2)
     mirrored = (mirrored * gain).clamp(0, 1)
     borrowed = (1 - weight) * mirrored_weight
     total = weight + borrowed
     known = (own * weight + mirrored * borrowed) / total.clamp_min(1e-6)
-    return _fill(known, total)
-
-
-def _fill(image: Tensor, weight: Tensor) -> Tensor:
-    """Colours spread from where weight is 1 to where it is 0, from fine to coarse (pull-push; Gortler et al. 1996)."""
-    height, width = weight.shape
-    if min(height, width) <= 2:
-        mean = (image * weight).sum((-2, -1), keepdim=True) / weight.sum().clamp_min(1e-6)
-        return torch.lerp(mean.expand_as(image), image, weight)
-    half = ((height + 1) // 2, (width + 1) // 2)
-    small_weight = functional.adaptive_avg_pool2d(weight[None, None], half)[0]
-    small = functional.adaptive_avg_pool2d((image * weight)[None], half)[0] / small_weight.clamp_min(1e-6)
-    coarse = _fill(small, (small_weight[0] * 2).clamp(0, 1))
-    coarse = functional.interpolate(coarse[None], (height, width), mode="bilinear", align_corners=False)[0]
-    return torch.lerp(coarse, image, weight.clamp(0, 1))
-
-
-def _blur(image: Tensor, sigma: float) -> Tensor:
-    array = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-    factor = max(1, int(sigma / 4))
-    small = cv2.resize(array, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
-    small = cv2.GaussianBlur(small, (0, 0), sigma / factor)
-    return torch.from_numpy(cv2.resize(small, array.shape[1::-1], interpolation=cv2.INTER_LINEAR)).permute(2, 0, 1)
+    return fill(known, total)
 
 
 def _window_of(pixels: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
@@ -284,16 +275,3 @@ def _reflected(index: np.ndarray, size: int) -> np.ndarray:
 
 def _mirror_columns(values: Tensor, mean: MeanHead) -> Tensor:
     return values.view(mean.radius.shape).flip(1).flatten()
-
-
-def _sample(image: Tensor, pixels: Tensor, window: tuple[float, float, float, float]) -> Tensor:
-    """Values (C, N) of image (C, H, W), which covers `window`, at photo pixels (N, 2); edges repeat."""
-    left, top, right, bottom = window
-    unit = (pixels - torch.tensor([left, top])) / torch.tensor([right - left, bottom - top])
-    grid = (unit * 2 - 1)[None, None]
-    return functional.grid_sample(image[None], grid, padding_mode="border", align_corners=False)[0, :, 0]
-
-
-def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
-    t = ((x - low) / (high - low)).clamp(0, 1)
-    return t * t * (3 - 2 * t)

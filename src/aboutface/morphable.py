@@ -67,10 +67,12 @@ class MeanHead:
         rows, columns = self.radius.shape
         across = torch.arange(rows)[:, None] * columns
         right, left = across + columns - 1, across
-        seam = torch.cat([
-            torch.cat([right[:-1], left[:-1], right[1:]], 1),
-            torch.cat([left[:-1], left[1:], right[1:]], 1),
-        ])
+        seam = torch.cat(
+            [
+                torch.cat([right[:-1], left[:-1], right[1:]], 1),
+                torch.cat([left[:-1], left[1:], right[1:]], 1),
+            ]
+        )
         return torch.cat([grid_faces(rows, columns), seam])
 
     def uv(self) -> Tensor:
@@ -81,7 +83,11 @@ class MeanHead:
 
 
 def bend(
-    points: Tensor, source: Tensor, target: Tensor, smoothing: float = 0.02, reach: float = 90.0,
+    points: Tensor,
+    source: Tensor,
+    target: Tensor,
+    smoothing: float = 0.02,
+    reach: float = 90.0,
     weights: Tensor | None = None,
 ) -> Tensor:
     """Points (N, 3) moved smoothly so that `source` (K, 3) lands on `target` (K, 3), by radial basis functions.

@@ -135,10 +135,10 @@ def test_procrustes_takes_similarities_away():
 
 
 def test_procrustes_of_noisy_shapes_keeps_the_first_frame_and_converges():
-    shapes = apply(random_similarity(40, dim=2), face_like(30)[:, :2] + 0.05 * some(40, 30, 2))
+    shapes = apply(random_similarity(40, dim=3), face_like(30) + 0.5 * some(40, 30, 3))
     mean, mean_from_shape = procrustes(shapes)
-    linear = mean_from_shape[0, :2, :2]
-    assert_close(linear[0, 1], torch.tensor(0.0, dtype=F64), rtol=0, atol=1e-9)
+    linear = mean_from_shape[0, :3, :3]
+    assert_close(linear / linear[0, 0], torch.eye(3, dtype=F64))
     assert linear[0, 0] > 0
     assert_close(procrustes(shapes, 50)[0], mean, rtol=0, atol=1e-7)
 
@@ -218,6 +218,15 @@ def test_coplanar_points_give_the_best_fit_a_small_matrix_and_finite_gradients(d
         assert grad is not None
         assert grad.isfinite().all()
         assert grad.abs().max() < 1e5
+
+
+def test_depth_far_below_rounding_of_the_rest_is_ignored():
+    points, target = some(68, 3).float(), some(68, 2, seed=1).float()
+    points[:, 2] *= 1e-9
+    fitted = affine_2d_from_3d(points, target)[1]
+    flat = torch.cat([points[:, :2], torch.ones(68, 1)], -1)
+    best = flat @ torch.linalg.lstsq(flat, target).solution
+    assert_close(fitted, best, rtol=0, atol=1e-3)
 
 
 def test_collapsed_points_give_the_mean():

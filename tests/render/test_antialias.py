@@ -104,6 +104,32 @@ def test_outlines_against_a_farther_surface_are_blended_and_hidden_ones_are_not(
             assert torch.equal(blended, image[0, 0])
 
 
+def plate(left: float, right: float, z: float) -> torch.Tensor:
+    """Vertices (1, 4, 4) of a rectangle between two columns, in pixels, taller than the picture."""
+    pixels = torch.tensor([[left, -5.0], [right, -5.0], [right, 70.0], [left, 70.0]], dtype=torch.float64)
+    return clip_of(pixels / (SIZE / 2) - 1, torch.tensor([0.0, 0.0, 1.0]), z)
+
+
+PLATES = torch.tensor([[0, 1, 2], [0, 2, 3], [4, 5, 6], [4, 6, 7]])
+
+
+def test_an_edge_just_behind_another_is_not_blended_too():
+    # Both end in pixel 40; where its centre is, the nearer plate hides the farther one and its edge.
+    clip = torch.cat([plate(-5, 40.7, 0.0), plate(-5, 40.9, 0.5)], 1)
+    fragments = rasterize(clip, PLATES, (SIZE, SIZE))
+    near = ((fragments.triangle_id >= 0) & (fragments.triangle_id < 2)).double()[:, None]
+    row = antialias(near, fragments, clip, PLATES)[0, 0, 30]
+    torch.testing.assert_close(row[39:42], torch.tensor([1.0, 0.7, 0.0], dtype=torch.float64), atol=1e-9, rtol=0)
+
+
+def test_a_seam_within_a_surface_is_not_blended():
+    # Two plates that meet without sharing vertices: both borders are in the mesh, none is in the picture.
+    clip = torch.cat([plate(-5, 40.3, 0.0), plate(40.3, 70, 0.0)], 1)
+    fragments = rasterize(clip, PLATES, (SIZE, SIZE))
+    image = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(antialias(image, fragments, clip, PLATES), image)
+
+
 def test_the_outline_of_a_round_surface_is_found_between_its_triangles():
     # A ball has no border: its outline are the edges where it turns away.
     rows, columns = 24, 48

@@ -35,10 +35,9 @@ _ENLARGE_MOST = 5.0
 """More would only look for faces of less than 16 px."""
 _LONGEST, _LONGEST_RETRY = 1300, 2600
 """Longer side at which HOG looks first, and again for small faces."""
-_LONGEST_CNN, _LONGEST_CNN_TURNED = 760, 400
+_LONGEST_CNN, _LONGEST_CNN_TURNED = 640, 320
 """The CNN takes 4 s per megapixel."""
-_HOG_TURNS = (180, 90, -90, 45, -45, 135, -135)
-_CNN_TURNS = (180, 90, -90)
+_RIGHT_TURNS, _SLANTED_TURNS = (180, 90, -90), (45, -45, 135, -135)
 _HOG_LEAST, _CNN_LEAST = -0.3, 0.7
 
 _CHIP = 160
@@ -139,13 +138,16 @@ class DlibDetector:
             if any(guess.sure and guess.likely for guess in found):
                 return _distinct(found)
         # A weak hit may be a turned face taken for an upright one, so turning goes before believing it.
-        for angle in _HOG_TURNS:
+        for angle in _RIGHT_TURNS + _SLANTED_TURNS:
             found += self._likely(pixels, self._hog_hits(pixels, _LONGEST, angle))
-        if not found:
-            found += self._likely(pixels, self._cnn_hits(pixels, _LONGEST_CNN, 0))
-        for angle in _CNN_TURNS:
+        if found:
+            return _distinct(found)
+        for angle in _RIGHT_TURNS:
+            found += self._likely(pixels, self._hog_hits(pixels, _LONGEST_RETRY, angle))
+        for angle in (0, *_RIGHT_TURNS):
             if not found:
-                found += self._likely(pixels, self._cnn_hits(pixels, _LONGEST_CNN_TURNED, angle))
+                longest = _LONGEST_CNN_TURNED if angle else _LONGEST_CNN
+                found += self._likely(pixels, self._cnn_hits(pixels, longest, angle))
         return _distinct(found)
 
     def _likely(self, pixels: np.ndarray, hits: Iterable[_Hit]) -> list[_Guess]:
@@ -167,7 +169,7 @@ def _view(pixels: np.ndarray, longest: float, angle: float) -> tuple[np.ndarray,
     import cv2
 
     height, width = pixels.shape[:2]
-    enlarge = max(_SHORTEST / min(height, width), longest / _LONGEST)
+    enlarge = _ENLARGE_MOST if longest > _LONGEST else max(_SHORTEST / min(height, width), 1.0)
     scale = min(enlarge, longest / max(height, width), _ENLARGE_MOST)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

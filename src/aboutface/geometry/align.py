@@ -91,7 +91,7 @@ def _affine(name: str, points: Tensor, target: Tensor, weights: Tensor | None) -
     mean, target_mean = (w * points).sum(-2, keepdim=True), (w * target).sum(-2, keepdim=True)
     # A second mean takes away what the first one lost to rounding, which may be all that a constant column holds.
     mean = mean + (w * (points - mean)).sum(-2, keepdim=True)
-    # Columns are brought to unit length, unless they are so short that it would blow up rounding.
+    # Columns are brought to unit length, unless they are so short beside the longest that it would blow up noise.
     columns, rhs = w.sqrt() * (points - mean), w.sqrt() * (target - target_mean)
     square = columns.square().sum(-2, keepdim=True)
     size = torch.maximum(square, eps * square.amax(-1, keepdim=True)).clamp_min(tiny).sqrt()

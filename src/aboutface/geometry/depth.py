@@ -47,7 +47,8 @@ def _differences(points: Tensor, dim: int) -> Tensor:
     n = points.shape[dim]
     if n < 2:
         raise ValueError(f"grid_normals: expected at least 2 points along each side of the grid, got {n}")
+    # Twice the step of the border: the direction of a normal does not depend on it.
     inner = points.narrow(dim, 2, n - 2) - points.narrow(dim, 0, n - 2)
     first = points.narrow(dim, 1, 1) - points.narrow(dim, 0, 1)
     last = points.narrow(dim, n - 1, 1) - points.narrow(dim, n - 2, 1)
-    return torch.cat([first, inner / 2, last], dim)
+    return torch.cat([first, inner, last], dim)

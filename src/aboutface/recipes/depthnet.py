@@ -32,7 +32,7 @@ class DepthNetTraining:
     batch: int = 64
     """Source faces per step."""
     targets: int = 16
-    """Target faces per step; every source is carried to all of them, so its depth cannot fit one target's expression."""
+    """Target faces per step. Every source is carried to all, so its depth cannot fit the expression of one."""
     learning_rate: float = 1e-3
     """Adam's step at the start; it falls to zero along a cosine."""
     test_faces: int = 340

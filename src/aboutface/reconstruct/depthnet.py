@@ -11,6 +11,7 @@ They are taken from the measured mean face in the face's own pose (`fix_gauge`),
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -45,10 +46,11 @@ class DepthNet(nn.Module):
         self.settings = settings or DepthNetSettings()
         sizes = [4 * self.settings.points, *self.settings.hidden]
         layers: list[nn.Module] = []
-        for size, following in zip(sizes, sizes[1:], strict=False):
-            layers += [nn.Linear(size, following), nn.ReLU()]
-            nn.init.xavier_uniform_(layers[-2].weight, nn.init.calculate_gain("relu"))
-            nn.init.zeros_(layers[-2].bias)
+        for size, following in pairwise(sizes):
+            linear = nn.Linear(size, following)
+            nn.init.xavier_uniform_(linear.weight, nn.init.calculate_gain("relu"))
+            nn.init.zeros_(linear.bias)
+            layers += [linear, nn.ReLU()]
         # Section 3 of the paper's supplement: the untrained net is one random depth vector, never a flat face, for
         # which the closed form would be singular.
         last = nn.Linear(sizes[-1], self.settings.points)
@@ -96,7 +98,7 @@ class Normalised:
 
 
 def normalise(pixels: Tensor, mean_face: Tensor) -> Normalised:
-    """Take position, size and roll out of keypoints (B, 68, 2); roll is that of the mean face (68, 3) fitted to them."""
+    """Take position, size and roll out of keypoints (B, 68, 2); the roll is that of the fitted mean face (68, 3)."""
     rotation, _, _ = orthographic_pose(mean_face.expand(len(pixels), -1, -1), pixels)
     _, _, roll = angles_from_rotation(rotation)
     upright = rotation_from_angles(roll=-roll)

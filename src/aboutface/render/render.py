@@ -49,8 +49,8 @@ def render(
         smooth: antialias silhouettes in rgb and alpha, which lets gradients of coverage reach the surface. The colours
             are those of the surface alone, not mixed with the empty background.
 
-    Differentiable with respect to every tensor of the scene, but for visibility. A mesh without texture coordinates takes the places where
-    its vertices project at rest.
+    Differentiable with respect to every tensor of the scene, but for visibility. A mesh without texture coordinates
+    takes the places where its vertices project at rest.
     """
     camera = scene.camera if size is None else scene.camera.resized(*size)
     rest, mesh = scene.mesh_at_rest(), scene.mesh()

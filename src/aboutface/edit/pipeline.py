@@ -1,0 +1,242 @@
+"""The verbs on photos: detect, reconstruct, complete the head, turn, compose. The one place that knows the order."""
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..compose import View, view
+from ..detect import Detector, detect
+from ..errors import ConsentError, UsageError
+from ..face import Face
+from ..head import complete_head
+from ..images import Photo, read_photo
+from ..reconstruct import reconstructor
+from ..scene import Pose
+from ..swap import swap_face
+from .result import Portrait, Reconstruction, Result, about_face, about_invention, about_photo, angles_of, make_record
+
+Source = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Photo
+Choice = str | int
+Angle = float | Sequence[float] | None
+
+FAR_TURN = 45.0
+"""Degrees from the photo's pose beyond which a result is mostly invention."""
+
+
+class Pipeline:
+    """The steps from photo to result with everything loaded once. Safe to use from several threads.
+
+    Args:
+        method: a reconstructor's name, see `reconstruct.RECONSTRUCTORS`.
+        detector: "auto", "dlib", "mediapipe" or an object with the `detect.Detector` protocol.
+    """
+
+    def __init__(self, method: str = "depthnet", detector: str | Detector = "auto") -> None:
+        self.method = method
+        self.detector = detector
+        self.reconstruct_face = reconstructor(method)
+
+    def portraits(
+        self, source: Source, *, face: Choice = "largest", landmarks: Any = None, box: Any = None
+    ) -> list[Portrait]:
+        """The chosen faces of a photo, reconstructed.
+
+        Args:
+            source: path, bytes, PIL image, (H, W, 3) uint8 array, (3, H, W) tensor.
+            face: "largest", "all" or an index, 0 being the largest.
+            landmarks, box: given instead of detection; see `detect.detect`.
+
+        Raises PhotoError, NoFaceError, UsageError.
+        """
+        start = time.perf_counter()
+        photo = source if isinstance(source, Photo) else read_photo(source)
+        read = time.perf_counter()
+        faces = detect(photo.pixels, face=face, detector=self.detector, landmarks=landmarks, box=box)
+        seconds = {"read": read - start, "detect": time.perf_counter() - read}
+        return [self._portrait(photo, one, dict(seconds), len(faces) > 1) for one in faces]
+
+    def rotate(
+        self,
+        source: Source,
+        yaw: Angle = None,
+        pitch: Angle = None,
+        roll: Angle = None,
+        *,
+        relative: bool = False,
+        face: Choice = "largest",
+        landmarks: Any = None,
+        box: Any = None,
+    ) -> list[Result]:
+        """The photo with the head turned, one Result per chosen face.
+
+        Args:
+            yaw, pitch, roll: degrees, or lists of degrees for several views (the longest sets their number, single
+                angles are repeated). The pose afterwards; an angle that is not given stays as it is in the photo.
+            relative: the angles are added to the photo's instead.
+        """
+        wanted = expand_angles(yaw, pitch, roll)
+        return [
+            _turned(portrait, wanted, relative)
+            for portrait in self.portraits(source, face=face, landmarks=landmarks, box=box)
+        ]
+
+    def frontalize(
+        self, source: Source, *, face: Choice = "largest", landmarks: Any = None, box: Any = None
+    ) -> list[Result]:
+        """The photo with the head looking straight ahead and upright."""
+        return [
+            _turned(portrait, [(0.0, 0.0, 0.0)], False, name="frontal")
+            for portrait in self.portraits(source, face=face, landmarks=landmarks, box=box)
+        ]
+
+    def reconstruct(
+        self, source: Source, *, face: Choice = "largest", landmarks: Any = None, box: Any = None
+    ) -> list[Reconstruction]:
+        """The 3D shape of each chosen face."""
+        results = []
+        for portrait in self.portraits(source, face=face, landmarks=landmarks, box=box):
+            warnings = (*portrait.photo.warnings, *portrait.face.warnings)
+            record = make_record("reconstruct", portrait, portrait.seconds, warnings)
+            results.append(Reconstruction(portrait, warnings, record))
+        return results
+
+    def frames(self, portrait: Portrait, poses: Sequence[Pose]) -> Iterator[View]:
+        """Views of one portrait in a row of absolute poses, one at a time."""
+        for pose in poses:
+            yield _view(portrait, pose)
+
+    def swap(
+        self,
+        source: Source,
+        target: Source,
+        *,
+        consent: bool = False,
+        source_face: Choice = "largest",
+        face: Choice = "largest",
+    ) -> Result:
+        """The target photo with the source's face on the chosen face.
+
+        Raises ConsentError unless `consent` states that the people shown agree.
+        """
+        if not consent:
+            raise ConsentError(
+                "swap puts one person's face on another's photo: pass --consent (consent=True) "
+                "to state that the people shown have agreed; nothing was written"
+            )
+        start = time.perf_counter()
+        (portrait,) = self._one(source, source_face, "source")
+        target_photo = read_photo(target)
+        (target_face,) = detect(target_photo.pixels, face=_single(face, "target"), detector=self.detector)
+        detected = time.perf_counter()
+        swapped = swap_face(portrait.head, target_photo, target_face)
+        seconds = {"prepare": detected - start, "swap": time.perf_counter() - detected}
+        warnings = [*portrait.photo.warnings, *portrait.face.warnings, *target_photo.warnings, *target_face.warnings]
+        warnings += about_invention(swapped.invented)
+        record = make_record("swap", portrait, seconds, warnings)
+        record |= {
+            "target": about_photo(target_photo) | {"face": about_face(target_face)},
+            "consent": {"given": True, "statement": "The people shown agreed to this edit, as stated by the user."},
+            "altered": "AI-altered: the face was replaced",
+        }
+        placed = Portrait(target_photo, target_face, portrait.scene, portrait.head, self.method, seconds)
+        name = f"{target_photo.name}_swap"
+        return Result(
+            placed, (swapped.pixels,), (name,), (portrait.scene.pose,), (swapped.invented,), tuple(warnings), record
+        )
+
+    def _one(self, source: Source, face: Choice, role: str) -> list[Portrait]:
+        return self.portraits(source, face=_single(face, role))
+
+    def _portrait(self, photo: Photo, face: Face, seconds: dict[str, float], of_several: bool) -> Portrait:
+        start = time.perf_counter()
+        scene = self.reconstruct_face(photo, face)
+        reconstructed = time.perf_counter()
+        head = complete_head(photo, face, scene)
+        seconds |= {"reconstruct": reconstructed - start, "head": time.perf_counter() - reconstructed}
+        return Portrait(photo, face, scene, head, self.method, seconds, of_several)
+
+
+def expand_angles(yaw: Angle, pitch: Angle, roll: Angle) -> list[tuple[float | None, float | None, float | None]]:
+    """One (yaw, pitch, roll) per view; lists must have one length. Raises UsageError, also beyond ±180 degrees."""
+    columns: list[list[float | None]] = []
+    for name, value in (("yaw", yaw), ("pitch", pitch), ("roll", roll)):
+        values = [value] if value is None or isinstance(value, int | float) else list(value)
+        if not values:
+            raise UsageError(f"{name}: expected at least one angle in degrees, got an empty list")
+        for angle in values:
+            if angle is not None and not (isinstance(angle, int | float | np.number) and -180 <= angle <= 180):
+                raise UsageError(f"{name}: expected degrees between -180 and 180, got {angle!r}")
+        columns.append([None if angle is None else float(angle) for angle in values])
+    count = max(len(column) for column in columns)
+    if any(len(column) not in (1, count) for column in columns):
+        lengths = ", ".join(str(len(column)) for column in columns)
+        raise UsageError(f"yaw, pitch and roll: lists must be equally long or single, got {lengths}")
+    spread = [column * count if len(column) == 1 else column for column in columns]
+    return list(zip(*spread, strict=True))  # pyright: ignore[reportReturnType]
+
+
+def _turned(
+    portrait: Portrait,
+    wanted: Sequence[tuple[float | None, float | None, float | None]],
+    relative: bool,
+    name: str | None = None,
+) -> Result:
+    own = portrait.scene.pose
+    start = time.perf_counter()
+    views, poses, names = [], [], []
+    for angles in wanted:
+        if relative:
+            pose = Pose(*(base + (angle or 0.0) for base, angle in zip(own, angles, strict=True)))
+        else:
+            pose = Pose(*(base if angle is None else angle for base, angle in zip(own, angles, strict=True)))
+        views.append(_view(portrait, pose))
+        poses.append(pose)
+        names.append(f"{portrait.stem}_{name or pose_name(*angles)}")
+    seconds = portrait.seconds | {"views": time.perf_counter() - start}
+    warnings = [*portrait.photo.warnings, *portrait.face.warnings]
+    farthest = max((_turn_between(own, pose) for pose in poses), default=0.0)
+    if farthest > FAR_TURN:
+        warnings.append(
+            f"turned {farthest:.0f} degrees from the photo's own pose: beyond {FAR_TURN:.0f} much of it is a guess"
+        )
+    warnings += about_invention(max(one.invented for one in views))
+    record = make_record("frontalize" if name else "rotate", portrait, seconds, warnings)
+    record["outputs"] = [
+        {"name": n, "pose": angles_of(p), "invented": round(v.invented, 3)}
+        for n, p, v in zip(names, poses, views, strict=True)
+    ]
+    return Result(
+        portrait,
+        tuple(one.pixels for one in views),
+        tuple(names),
+        tuple(poses),
+        tuple(one.invented for one in views),
+        tuple(warnings),
+        record,
+    )
+
+
+def pose_name(yaw: float | None, pitch: float | None, roll: float | None) -> str:
+    """yaw+030_pitch+000_roll+000; an angle that was not asked for is written as 0."""
+    parts = (("yaw", yaw), ("pitch", pitch), ("roll", roll))
+    return "_".join(f"{name}{round(angle or 0):+04d}" for name, angle in parts)
+
+
+def _view(portrait: Portrait, pose: Pose) -> View:
+    return view(portrait.photo, portrait.head, portrait.scene.posed(*pose).turn)
+
+
+def _turn_between(a: Pose, b: Pose) -> float:
+    cosine = ((a.rotation() @ b.rotation().mT).diagonal().sum() - 1) / 2
+    return float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))))
+
+
+def _single(face: Choice, role: str) -> Choice:
+    if face == "all":
+        raise UsageError(f"{role} face: swap takes one face, 'largest' or an index, got 'all'")
+    return face

@@ -1,0 +1,192 @@
+"""What the verbs return: pictures or a shape, and the record that goes beside them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..export import save_mesh
+from ..face import Face
+from ..head import Head
+from ..images import Photo
+from ..render import Render, render
+from ..scene import Pose, Scene
+from ..weights import digest, info
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """One face of one photo, reconstructed, ready to be turned any number of times."""
+
+    photo: Photo
+    face: Face
+    scene: Scene
+    head: Head
+    method: str
+    seconds: dict[str, float]
+    of_several: bool = False
+    """Whether other faces of the same photo are processed too."""
+
+    @property
+    def stem(self) -> str:
+        """Start of the names of all files made from it."""
+        return f"{self.photo.name}_face{self.face.index}" if self.of_several else self.photo.name
+
+
+@dataclass(frozen=True)
+class Result:
+    """Pictures made from one face, and everything worth knowing about them."""
+
+    portrait: Portrait
+    images: tuple[np.ndarray, ...]
+    """(H, W, 3) uint8, the photo's size."""
+    names: tuple[str, ...]
+    """File stem of each picture."""
+    poses: tuple[Pose, ...]
+    """Head pose of each picture."""
+    invented: tuple[float, ...]
+    """Share of the visible face in each picture that the photo does not show."""
+    warnings: tuple[str, ...]
+    """Sentences for the user."""
+    record: dict[str, Any] = field(repr=False, default_factory=dict)
+    """What the sidecar file says."""
+
+    @property
+    def image(self) -> np.ndarray:
+        """The first picture."""
+        return self.images[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sidecar's content: photo, face, pose, outputs, model, seconds, warnings."""
+        return self.record
+
+
+@dataclass(frozen=True)
+class HeadMesh:
+    """The closed head as an object: frontal, upright, textured."""
+
+    portrait: Portrait
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write .glb, .obj (with .mtl and _albedo.png) or .ply: metres, y up, facing +z; returns the files made."""
+        scene = replace(self.portrait.head.scene, rigidity=None).posed(0, 0, 0)
+        landmarks = None
+        if scene.landmarks is not None:
+            pivot = torch.tensor(scene.pivot)
+            landmarks = (scene.landmarks - pivot) @ scene.turn.mT + pivot
+        return save_mesh(path, scene, landmarks=landmarks, centre=scene.pivot)
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """The 3D shape of one face."""
+
+    portrait: Portrait
+    warnings: tuple[str, ...]
+    record: dict[str, Any] = field(repr=False)
+
+    @property
+    def mesh(self) -> HeadMesh:
+        """The head as a mesh; `mesh.save("me.glb")`."""
+        return HeadMesh(self.portrait)
+
+    @property
+    def pose(self) -> Pose:
+        """Head pose in the photo, degrees."""
+        return self.portrait.scene.pose
+
+    @property
+    def landmarks(self) -> np.ndarray:
+        """(68, 2) photo pixels."""
+        return self.portrait.face.landmarks
+
+    def maps(self) -> Render:
+        """Depth (H, W, mm from the head's axis towards the back, see `depth_mm`), normals and visibility at rest."""
+        return render(self.portrait.head.scene)
+
+    def depth_mm(self, maps: Render | None = None) -> Tensor:
+        """(H, W) distance from the camera in millimetres at the photo's size; 0 where the head is not."""
+        maps = maps or self.maps()
+        return maps.depth * float(self.portrait.scene.millimetres_per_unit or 1)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Everything needed to draw it again, under the names documented in docs/outputs.md."""
+        scene = self.portrait.head.scene
+        mesh = scene.mesh_at_rest()
+        assert mesh.uv is not None and scene.landmarks is not None and scene.rigidity is not None
+        return {
+            "vertices": mesh.vertices.numpy(),
+            "faces": mesh.faces.numpy().astype(np.int32),
+            "uv": mesh.uv.numpy(),
+            "texture": (scene.albedo * 255).round().byte().permute(1, 2, 0).numpy(),
+            "seen": self.portrait.head.seen.numpy(),
+            "rigidity": scene.rigidity.numpy(),
+            "landmarks": self.portrait.face.landmarks,
+            "landmarks_3d": scene.landmarks.numpy(),
+            "camera_matrix": scene.camera.K.numpy(),
+            "image_size": np.array([scene.camera.height, scene.camera.width], np.int32),
+            "pose_degrees": np.array(scene.pose, np.float64),
+            "pivot": np.array(scene.pivot, np.float64),
+            "millimetres_per_unit": np.array(scene.millimetres_per_unit, np.float64),
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The sidecar's content."""
+        return self.record
+
+
+def about_invention(share: float) -> list[str]:
+    if share < 0.3:
+        return []
+    return [f"{share:.0%} of the visible face is not in the photo: it was taken from the mirror side or filled in"]
+
+
+def make_record(verb: str, portrait: Portrait, seconds: dict[str, float], warnings: Sequence[str]) -> dict[str, Any]:
+    scene = portrait.scene
+    return {
+        "tool": f"aboutface {__version__}",
+        "verb": verb,
+        "source": about_photo(portrait.photo),
+        "face": about_face(portrait.face),
+        "pose": angles_of(scene.pose),
+        "landmarks": np.round(portrait.face.landmarks, 2).tolist(),
+        "camera": {
+            "K": np.round(scene.camera.K.tolist(), 3).tolist(),
+            "millimetres_per_unit": scene.millimetres_per_unit,
+        },
+        "model": about_model(portrait.method),
+        "device": "cpu",
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "warnings": list(warnings),
+    }
+
+
+def about_photo(photo: Photo) -> dict[str, Any]:
+    return {"name": photo.name, "sha256": photo.sha256, "width": photo.width, "height": photo.height}
+
+
+def about_face(face: Face) -> dict[str, Any]:
+    return {
+        "index": face.index,
+        "box": [round(side, 1) for side in face.box],
+        "score": round(face.score, 3),
+        "detector": face.detector,
+    }
+
+
+def angles_of(pose: Pose) -> dict[str, float]:
+    return {name: round(angle, 2) for name, angle in zip(("yaw", "pitch", "roll"), pose, strict=True)}
+
+
+@lru_cache(maxsize=8)
+def about_model(name: str) -> dict[str, str]:
+    """Name, hash and licence of a method's weights."""
+    weights = info(name)
+    file = weights.path
+    return {"name": name, "sha256": digest(file) if file else "", "licence": weights.licence}
