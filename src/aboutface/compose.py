@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .filters import smoothstep
 from .geometry import clip_from_camera, project
@@ -12,6 +13,10 @@ from .head import Head, window_intrinsics
 from .images import Photo, to_pixels
 from .render import interpolate, rasterize, texture
 from .scene import Scene
+
+MAP_SIZE = 900
+"""Longest side, in pixels, at which it is worked out where each pixel's colour comes from; colours are taken at the
+photo's own resolution."""
 
 
 @dataclass(frozen=True)
@@ -22,41 +27,78 @@ class View:
     """(H, W, 3) uint8, the photo's size."""
     invented: float
     """Share of the visible face, 0 to 1, that the photo does not show: mirrored from the other side or filled in."""
-    depth: Tensor
-    """(H, W) camera depth of head and sheet, 0 outside."""
 
 
 @dataclass(frozen=True)
 class _Layer:
-    rgb: Tensor
+    """A mesh drawn at the size of the maps."""
+
+    uv: Tensor
+    """(1, h, w, 2)."""
     depth: Tensor
+    """(h, w) camera depth."""
     drawn: Tensor
+    """(h, w) bool."""
     values: Tensor
+    """(h, w, C) whatever was given per vertex."""
 
 
 def view(photo: Photo, head: Head, turn: Tensor) -> View:
     """The photo with the head turned by the rotation `turn` (3, 3) from where it is in the photo."""
     left, top, right, bottom = head.grid.window
     left, top, right, bottom = max(left, 0), max(top, 0), min(right, photo.width), min(bottom, photo.height)
-    size = (bottom - top, right - left)
-    K = window_intrinsics(head.scene.camera.K, (left, top, right, bottom), size)
-    clip = clip_from_camera(K, size)
+    height, width = bottom - top, right - left
+    zoom = _zoom(max(height, width))
+    size = (max(1, round(height * zoom)), max(1, round(width * zoom)))
+    clip = clip_from_camera(window_intrinsics(head.scene.camera.K, (left, top, right, bottom), size), size)
     sheet = _draw(head.sheet, turn, clip, size, torch.stack([_crispness(head, turn), head.around], -1))
-    closed = _draw(head.scene, turn, clip, size, torch.stack([head.trusted, head.seen], -1))
-    # The closed head replaces the sheet where it is plainly in front of it, and where both are at the same place but the
-    # sheet is stretched; and only as far as the photo shows that part of the head, or its mirror twin. Close to the
-    # photo's own pose there is nothing to replace.
-    behind = (sheet.depth - closed.depth) * head.scene.millimetres_per_unit
-    # What is beside the head in the photo (background, mostly) never comes in front of it.
-    behind = torch.lerp(behind, behind.clamp_min(20.0), sheet.values[..., 1])
-    plain = smoothstep(behind, 6.0, 14.0)
-    level = smoothstep(behind, -40.0, -25.0) * (1 - sheet.values[..., 0])
-    share = torch.where(sheet.drawn, torch.maximum(plain, level), torch.ones_like(plain))
-    share = share * closed.drawn * closed.values[..., 0] * smoothstep(_degrees(turn), 1.0, 10.0)
-    rgb = torch.lerp(sheet.rgb, closed.rgb, share)
+    closed = _draw(head.scene, turn, clip, size, torch.stack([head.trusted, head.seen, head.face_part], -1))
+    share = _share(sheet, closed, head.scene.scale, _degrees(turn))
+    fine = (height, width) if zoom <= 1 else size
+    rgb = torch.lerp(
+        _colours(head.sheet.albedo, sheet, fine), _colours(head.scene.albedo, closed, fine), _resized(share, fine)
+    )
     pixels = photo.pixels.copy()
-    pixels[top:bottom, left:right] = to_pixels(rgb)
-    return View(pixels, 0.0, closed.depth)
+    pixels[top:bottom, left:right] = to_pixels(functional.adaptive_avg_pool2d(rgb[None], (height, width))[0])
+    face = closed.drawn & (closed.values[..., 2] > 0.5)
+    unseen = (closed.values[..., 1] < 0.05) & face
+    return View(pixels, float(unseen.sum()) / max(1.0, float(face.sum())))
+
+
+def _zoom(longest: int) -> float:
+    """Map pixels per photo pixel: 2 for small faces, whose edges would be jagged, less than 1 for huge ones."""
+    return 2.0 if 2 * longest <= MAP_SIZE else min(1.0, MAP_SIZE / longest)
+
+
+def _share(sheet: _Layer, closed: _Layer, millimetres_per_unit: float, degrees: Tensor) -> Tensor:
+    """(h, w), 0 to 1: how far the closed head is shown in place of the sheet.
+
+    It is where it is plainly in front, and where both are at about the same place but the sheet is stretched; and only
+    as far as the photo shows that part of the head, or its mirror twin. Close to the photo's own pose there is nothing
+    to replace.
+    """
+    crisp, around = sheet.values.unbind(-1)
+    behind = (sheet.depth - closed.depth) * millimetres_per_unit
+    # What is beside the head in the photo (background, mostly) never comes in front of it.
+    behind = torch.lerp(behind, behind.clamp_min(20.0), around)
+    plain = smoothstep(behind, 6.0, 14.0)
+    level = smoothstep(behind, -40.0, -25.0) * (1 - crisp)
+    share = torch.where(sheet.drawn, torch.maximum(plain, level), torch.ones_like(plain))
+    return share * closed.drawn * closed.values[..., 0] * smoothstep(degrees, 1.0, 10.0)
+
+
+def _crispness(head: Head, turn: Tensor) -> Tensor:
+    """(V,) of the sheet: 1 where the turn keeps the photo's detail, 0 where it stretches or hides it."""
+    grid, mesh = head.grid, replace(head.sheet, turn=turn).mesh()
+    turned = project(mesh.vertices, head.sheet.camera.K).view(grid.rows, grid.columns, 2)
+    places = grid.pixels()
+    dy, dx = torch.gradient(turned, dim=(0, 1))
+    jacobian = torch.stack([dx, dy], -1) / (places[1, 0] - places[0, 0])
+    # The larger singular value of each 2 x 2 matrix, in closed form.
+    determinant = torch.det(jacobian)
+    half = jacobian.square().sum((-2, -1)) / 2
+    stretch = (half + (half.square() - determinant.square()).clamp_min(0).sqrt()).sqrt()
+    return (smoothstep(1 / stretch, 0.3, 0.65) * (determinant > 0)).flatten()
 
 
 def _degrees(rotation: Tensor) -> Tensor:
@@ -65,25 +107,27 @@ def _degrees(rotation: Tensor) -> Tensor:
     return torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))
 
 
-def _crispness(head: Head, turn: Tensor) -> Tensor:
-    """(V,) of the sheet: 1 where the turn keeps the photo's detail, towards 0 where it stretches it or turns it away."""
-    grid, mesh = head.grid, replace(head.sheet, turn=turn).mesh()
-    turned = project(mesh.vertices, head.sheet.camera.K).view(grid.rows, grid.columns, 2)
-    step = grid.pixels().view(grid.rows, grid.columns, 2)
-    step = float(step[0, 1, 0] - step[0, 0, 0])
-    dy, dx = torch.gradient(turned, dim=(0, 1))
-    jacobian = torch.stack([dx, dy], -1) / step
-    determinant = torch.det(jacobian)
-    half = jacobian.square().sum((-2, -1)) / 2
-    stretch = (half + (half.square() - determinant.square()).clamp_min(0).sqrt()).sqrt()
-    return (smoothstep(1 / stretch, 0.3, 0.65) * (determinant > 0)).flatten()
-
-
 def _draw(scene: Scene, turn: Tensor, clip_from_scene: Tensor, size: tuple[int, int], values: Tensor) -> _Layer:
     mesh = replace(scene, turn=turn).mesh()
     homogeneous = torch.cat([mesh.vertices, torch.ones_like(mesh.vertices[:, :1])], -1)
     fragments = rasterize((homogeneous @ clip_from_scene.mT)[None], mesh.faces, size)
     assert mesh.uv is not None
     drawn = interpolate(torch.cat([mesh.uv, mesh.vertices[:, 2:], values], -1), fragments, mesh.faces)
-    rgb = texture(scene.albedo[None], drawn[..., :2])[0]
-    return _Layer(rgb, drawn[0, ..., 2], fragments.triangle_id[0] >= 0, drawn[0, ..., 3:])
+    return _Layer(drawn[..., :2], drawn[0, ..., 2], fragments.triangle_id[0] >= 0, drawn[0, ..., 3:])
+
+
+def _colours(albedo: Tensor, layer: _Layer, size: tuple[int, int]) -> Tensor:
+    """The layer's colours (3, *size)."""
+    if layer.uv.shape[1:3] == size:
+        return texture(albedo[None], layer.uv)[0]
+    drawn = layer.drawn.float()
+    # Beyond the layer's edge there is no place to take colours from: only drawn neighbours count.
+    uv = torch.stack([_resized(layer.uv[0, ..., i] * drawn, size) for i in range(2)], -1)
+    uv = uv / _resized(drawn, size).clamp_min(1e-6)[..., None]
+    return texture(albedo[None], uv[None])[0]
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    if image.shape == size:
+        return image
+    return functional.interpolate(image[None, None], size, mode="bilinear", align_corners=False)[0, 0]

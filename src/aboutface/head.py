@@ -42,6 +42,8 @@ class Head:
     """(V,) of the closed head, 0 to 1: how well the photo shows this point."""
     trusted: Tensor
     """(V,) 0 to 1: how well the photo shows this point or its mirror twin."""
+    face_part: Tensor
+    """(V,) of the closed head, 1 on the face (brows to chin, cheek to cheek), else 0."""
     around: Tensor
     """(V,) of the sheet, 0 to 1: whether this is beside the head, not on it."""
     grid: "Grid"
@@ -89,7 +91,7 @@ def complete_head(photo: Photo, face: Face, scene: Scene) -> Head:
         scene: any reconstructor's result for them: camera in photo pixels, pose, pivot and 3D landmarks are used.
     """
     mean = MeanHead.load()
-    unit = 1 / scene.millimetres_per_unit
+    unit = 1 / scene.scale
     vertices = _bent(mean, scene, unit)
     mesh = Mesh(vertices, mean.faces(), mean.uv())
     window = _window(scene, unit)
@@ -114,7 +116,10 @@ def complete_head(photo: Photo, face: Face, scene: Scene) -> Head:
     outside = inside.numpy().astype(np.uint8)
     distance = cv2.distanceTransform(1 - outside, cv2.DIST_L2, 5) - cv2.distanceTransform(outside, cv2.DIST_L2, 5)
     around = smoothstep(torch.from_numpy(distance) * _mm_per_cell(scene, grid), -9.0, -2.0)
-    return Head(closed, sheet, seen, trusted, around.flatten(), grid)
+    brows = float(mean.landmarks[17:27, 1].min())
+    cheeks = (mean.azimuths().abs() < 1.1)[None].expand_as(mean.radius).flatten()
+    face_part = (cheeks & (height > brows - 15) & (height < chin)).float()
+    return Head(closed, sheet, seen, trusted, face_part, around.flatten(), grid)
 
 
 def _bent(mean: MeanHead, scene: Scene, unit: float) -> Tensor:
@@ -190,7 +195,7 @@ def _sheet(
     # Sheet and photo meet at the window's edge, which therefore stays where it is.
     rigidity[[0, -1]] = 0
     rigidity[:, [0, -1]] = 0
-    full_depth = _extended(depth, inside, scene.pivot[2], 1 / mm_per_cell, scene.millimetres_per_unit)
+    full_depth = _extended(depth, inside, scene.pivot[2], 1 / mm_per_cell, scene.scale)
     vertices = unproject(grid.pixels(), full_depth.flatten(), scene.camera.K)
     albedo = torch.from_numpy(_window_of(photo.pixels, grid.window)).permute(2, 0, 1).float() / 255
     mesh = Mesh(vertices, grid_faces(grid.rows, grid.columns), grid.uv())
@@ -199,16 +204,17 @@ def _sheet(
 
 def _mm_per_cell(scene: Scene, grid: Grid) -> float:
     left, _, right, _ = grid.window
-    return (right - left) / (grid.columns - 1) / float(scene.camera.K[0, 0]) * scene.millimetres_per_unit
+    return (right - left) / (grid.columns - 1) / float(scene.camera.K[0, 0]) * scene.scale
 
 
 def _extended(depth: Tensor, inside: Tensor, far: float, cells_per_mm: float, mm_per_unit: float) -> Tensor:
     """Depth everywhere: the head's own, then over 20 mm from its rim to the depth of the head's axis."""
     outside = (~inside).numpy().astype(np.uint8)
     distance, labels = cv2.distanceTransformWithLabels(outside, cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_PIXEL)
-    nearest = np.zeros(labels.max() + 1, np.float32)
-    nearest[labels[inside.numpy()]] = depth[inside].numpy()
-    rim = torch.from_numpy(nearest[labels])
+    labels = torch.from_numpy(labels.astype(np.int64))
+    nearest = torch.zeros(int(labels.max()) + 1)
+    nearest[labels[inside]] = depth[inside]
+    rim = nearest[labels]
     blend = smoothstep(torch.from_numpy(distance), 0.0, 20 * cells_per_mm)
     full = torch.where(inside, depth, torch.lerp(rim, torch.full_like(rim, far), blend))
     # Steps (jaw over neck, nose over cheek) become slopes, or they would tear into teeth when turned.
@@ -237,7 +243,7 @@ def _shrunk(seen: Tensor, mean: MeanHead) -> Tensor:
 
 
 def _bake(photo: Photo, mesh: Mesh, mean: MeanHead, camera: Camera, seen: Tensor, size: int) -> Tensor:
-    """Atlas (3, size, size): the photo where it shows the head, its mirror side where that does, filled in elsewhere."""
+    """Atlas (3, size, size): the photo where it shows the head, else its mirror side, else filled in."""
     rows, columns = mean.radius.shape
 
     def to_atlas(values: Tensor) -> Tensor:

@@ -148,6 +148,13 @@ class Scene:
     def _turned_to(self, turn: Tensor) -> "Scene":
         return replace(self, turn=turn.to(self.turn))
 
+    @property
+    def scale(self) -> float:
+        """Millimetres per unit. Raises ValueError where the method does not know it."""
+        if self.millimetres_per_unit is None:
+            raise ValueError("this scene has no size: its reconstructor sets no millimetres_per_unit")
+        return self.millimetres_per_unit
+
     def mesh_at_rest(self) -> Mesh:
         """The surface as in the photo, as triangles."""
         return self.surface if isinstance(self.surface, Mesh) else self.surface.mesh(self.camera)

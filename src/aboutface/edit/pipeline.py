@@ -199,11 +199,7 @@ def _turned(
         names.append(f"{portrait.stem}_{name or pose_name(*angles)}")
     seconds = portrait.seconds | {"views": time.perf_counter() - start}
     warnings = [*portrait.photo.warnings, *portrait.face.warnings]
-    farthest = max((_turn_between(own, pose) for pose in poses), default=0.0)
-    if farthest > FAR_TURN:
-        warnings.append(
-            f"turned {farthest:.0f} degrees from the photo's own pose: beyond {FAR_TURN:.0f} much of it is a guess"
-        )
+    warnings += about_turn(own, poses)
     warnings += about_invention(max(one.invented for one in views))
     record = make_record("frontalize" if name else "rotate", portrait, seconds, warnings)
     record["outputs"] = [
@@ -225,6 +221,14 @@ def pose_name(yaw: float | None, pitch: float | None, roll: float | None) -> str
     """yaw+030_pitch+000_roll+000; an angle that was not asked for is written as 0."""
     parts = (("yaw", yaw), ("pitch", pitch), ("roll", roll))
     return "_".join(f"{name}{round(angle or 0):+04d}" for name, angle in parts)
+
+
+def about_turn(own: Pose, poses: Sequence[Pose]) -> list[str]:
+    """A warning where a pose is far from the photo's own."""
+    farthest = max((_turn_between(own, pose) for pose in poses), default=0.0)
+    if farthest <= FAR_TURN:
+        return []
+    return [f"turned {farthest:.0f} degrees from the photo's own pose: beyond {FAR_TURN:.0f} much of it is a guess"]
 
 
 def _view(portrait: Portrait, pose: Pose) -> View:

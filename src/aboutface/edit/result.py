@@ -113,13 +113,15 @@ class Reconstruction:
     def depth_mm(self, maps: Render | None = None) -> Tensor:
         """(H, W) distance from the camera in millimetres at the photo's size; 0 where the head is not."""
         maps = maps or self.maps()
-        return maps.depth * float(self.portrait.scene.millimetres_per_unit or 1)
+        return maps.depth * self.portrait.scene.scale
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Everything needed to draw it again, under the names documented in docs/outputs.md."""
         scene = self.portrait.head.scene
         mesh = scene.mesh_at_rest()
-        assert mesh.uv is not None and scene.landmarks is not None and scene.rigidity is not None
+        assert mesh.uv is not None
+        assert scene.landmarks is not None
+        assert scene.rigidity is not None
         return {
             "vertices": mesh.vertices.numpy(),
             "faces": mesh.faces.numpy().astype(np.int32),

@@ -1,0 +1,374 @@
+"""Results to files: their names, their formats, and the record (sidecar) that lists each of them with its hash.
+
+The files and the keys are described in docs/outputs.md.
+"""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..compose import view
+from ..errors import AboutfaceError, OutputError, UsageError
+from ..export import VIDEO_SUFFIXES, contact_sheet, save_depth, save_json, save_normal, save_npz, save_video
+from ..geometry import project
+from ..images import WRITABLE, encode_image, to_pixels, write_image
+from ..render import Render
+from ..scene import Pose
+from ..weights import digest
+from .pipeline import about_turn
+from .result import Portrait, Reconstruction, Result, about_invention, angles_of, make_record
+
+PICTURE_SUFFIXES = tuple(WRITABLE)
+SHAPE_SUFFIXES = (".glb", ".obj", ".ply", ".npz")
+STANDARD_OUTPUT = "-"
+PREVIEW_YAWS = (-30.0, 0.0, 30.0)
+PREVIEW_SIDE = 320
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where results go: into a folder under their own names, to one named file, or to standard output."""
+
+    folder: Path
+    file: Path | None = None
+    """The one file that was asked for."""
+    stream: bool = False
+    """Standard output."""
+
+    @classmethod
+    def of(cls, output: str | None, suffixes: Sequence[str]) -> "Place | None":
+        """What `--output` means; None where it is missing, so that each photo gets its own folder.
+
+        A name that ends in one of `suffixes` is a file; an existing folder, or a name without an ending, a folder.
+        Raises UsageError for any other ending.
+        """
+        if output is None:
+            return None
+        if output == STANDARD_OUTPUT:
+            return cls(Path(), stream=True)
+        path = Path(output)
+        if not output or output.endswith(("/", "\\")) or path.is_dir() or not path.suffix:
+            return cls(path)
+        if path.suffix.lower() not in suffixes:
+            raise UsageError(
+                f"-o {output}: unknown file type here; use one of {' '.join(suffixes)}, or end a folder's name with /"
+            )
+        return cls(path.parent, path)
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What was written for one face of one photo."""
+
+    folder: Path
+    files: tuple[Path, ...]
+    """All files, the most wanted one first, the sidecar last."""
+    record: dict[str, Any] = field(repr=False)
+    """The sidecar's content."""
+
+
+@dataclass(frozen=True)
+class _Output:
+    path: Path
+    kind: str
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_result(
+    result: Result,
+    place: Place,
+    *,
+    format: str = "png",
+    sidecar: str | None = None,
+    crop: int | None = None,
+    keep: Sequence[Path | None] = (),
+    seconds: Mapping[str, float] | None = None,
+) -> Saved:
+    """Write the pictures of a result, a contact sheet where there are several, and the sidecar.
+
+    Args:
+        format: "png", "jpg", "webp" or "tif", where `place` is no file.
+        sidecar: its stem in a folder; the photo's if missing.
+        crop: side in pixels of an upright square around the face that is written instead of the whole picture.
+        keep: files that must not be overwritten: the inputs.
+        seconds: further steps for the record.
+
+    Raises UsageError where several pictures should go into one file, OutputError where nothing can be written.
+    """
+    start = time.perf_counter()
+    pictures = list(_pictures(result, crop))
+    record = result.record | {"seconds": dict(seconds or {}) | result.record["seconds"]}
+    if (place.file or place.stream) and len(pictures) > 1:
+        raise UsageError(f"{len(pictures)} pictures do not fit into one file: name a folder with -o")
+    if place.stream:
+        _to_standard_output(encode_image(*pictures[0], f".{format}"))
+        return Saved(place.folder, (), record)
+    names = [place.file.name] if place.file else [f"{name}.{format}" for name in _distinct(result.names)]
+    about = result.record.get("outputs") or [{}]
+    outputs = []
+    for (pixels, alpha), name, facts in zip(pictures, names, about, strict=True):
+        path = _free(place.folder / name, keep)
+        write_image(path, pixels, alpha)
+        outputs.append(_Output(path, "view", {key: value for key, value in facts.items() if key != "name"}))
+    if len(pictures) > 1:
+        path = _free(place.folder / f"{result.portrait.stem}_contact.png", keep)
+        write_image(path, contact_sheet([pixels for pixels, _ in pictures], pose_labels(result.poses)))
+        outputs.append(_Output(path, "contact sheet"))
+    stem = place.file.stem if place.file else sidecar or result.portrait.stem
+    return _with_sidecar(record, place.folder / f"{stem}.json", outputs, start, keep)
+
+
+def save_reconstruction(
+    shape: Reconstruction,
+    place: Place,
+    *,
+    format: str = "glb",
+    maps: bool | None = None,
+    keep: Sequence[Path | None] = (),
+    seconds: Mapping[str, float] | None = None,
+) -> Saved:
+    """Write the mesh, the sidecar and, with `maps` (the default for a folder), depth, normals, mask, albedo and more.
+
+    format: "glb", "obj", "ply" or "npz", where `place` is no file. For the rest see `save_result`.
+    """
+    start = time.perf_counter()
+    if place.stream:
+        raise UsageError("a shape cannot go to standard output: name a file or a folder with -o")
+    target = place.file or place.folder / f"{shape.portrait.stem}.{format}"
+    stem = target.stem
+    _free(target, keep)
+    if target.suffix.lower() == ".npz":
+        save_npz(target, **shape.arrays())
+        outputs = [_Output(target, "arrays")]
+    else:
+        # An OBJ brings its material and its texture; the file that was asked for comes first.
+        kinds = {target.suffix.lower(): "mesh", ".mtl": "material", ".png": "albedo"}
+        outputs = [_Output(path, kinds[path.suffix.lower()]) for path in shape.mesh.save(target)]
+    record = shape.record | {"seconds": dict(seconds or {}) | shape.record["seconds"]}
+    if maps if maps is not None else place.file is None:
+        drawn = shape.maps()
+        more, depth = _save_maps(shape, drawn, target.parent / stem, {output.path for output in outputs}, keep)
+        outputs += more
+        record["depth"] = depth
+    return _with_sidecar(record, target.parent / f"{stem}.json", outputs, start, keep)
+
+
+def save_turntable(
+    portrait: Portrait,
+    poses: Sequence[Pose],
+    file: Path,
+    *,
+    fps: float = 25.0,
+    keep: Sequence[Path | None] = (),
+    seconds: Mapping[str, float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Saved:
+    """Write a video (.mp4, .gif, .webp) of the head going through the poses, and the sidecar."""
+    _free(file, keep)
+    start = time.perf_counter()
+    invented = [0.0]
+
+    def frames() -> Iterator[np.ndarray]:
+        for done, pose in enumerate(poses):
+            drawn = view(portrait.photo, portrait.head, portrait.scene.posed(*pose).turn)
+            invented.append(drawn.invented)
+            if progress:
+                progress(done + 1, len(poses))
+            yield drawn.pixels
+
+    count = save_video(file, frames(), fps)
+    steps = dict(seconds or {}) | portrait.seconds | {"views": time.perf_counter() - start}
+    warnings = [*portrait.photo.warnings, *portrait.face.warnings]
+    warnings += about_turn(portrait.scene.pose, poses) + about_invention(max(invented))
+    record = make_record("animate", portrait, steps, warnings)
+    ends = {"frames": count, "fps": fps, "first": angles_of(poses[0]), "invented": round(max(invented), 3)}
+    outputs = [_Output(file, "video", ends)]
+    return _with_sidecar(record, file.with_name(f"{file.stem}.json"), outputs, time.perf_counter(), keep)
+
+
+# ---- what is in the files ----
+
+
+def crop_square(pixels: np.ndarray, photo_from_crop: np.ndarray, size: int) -> np.ndarray:
+    """The upright square of side `size` that `Face.photo_from_crop(size)` describes; (size, size[, 3]) uint8.
+
+    Where it reaches beyond the photo, the photo's edge is repeated.
+    """
+    from PIL import Image
+
+    side, (left, top) = photo_from_crop[0, 0] * size, photo_from_crop[:2, 2]
+    first_row, first_column = math.floor(top), math.floor(left)
+    rows = np.arange(first_row, math.ceil(top + side)).clip(0, pixels.shape[0] - 1)
+    columns = np.arange(first_column, math.ceil(left + side)).clip(0, pixels.shape[1] - 1)
+    x, y = left - first_column, top - first_row
+    window = Image.fromarray(pixels[rows][:, columns])
+    box = (x, y, min(x + side, window.width), min(y + side, window.height))
+    return np.array(window.resize((size, size), Image.Resampling.LANCZOS, box=box))
+
+
+def landmarks_in(portrait: Portrait, pose: Pose) -> np.ndarray:
+    """(68, 2) photo pixels of the landmarks after the head is turned to `pose`."""
+    scene = portrait.scene.posed(*pose)
+    if scene.landmarks is None:
+        return portrait.face.landmarks
+    pivot = torch.tensor(scene.pivot)
+    points = (scene.landmarks - pivot) @ scene.turn.mT + pivot
+    return project(points, scene.camera.K).double().numpy()
+
+
+def preview(shape: Reconstruction, drawn: Render | None = None) -> np.ndarray:
+    """One picture to judge a reconstruction by: input, shape, three views; (H, W, 3) uint8."""
+    portrait = shape.portrait
+    drawn = drawn or shape.maps()
+    views = {"input": portrait.photo.pixels, "shape": shaded(drawn)}
+    for yaw in PREVIEW_YAWS:
+        turned = view(portrait.photo, portrait.head, portrait.scene.posed(yaw, 0.0, 0.0).turn)
+        views[f"yaw {yaw:+.0f}°" if yaw else "frontal"] = turned.pixels
+    square = portrait.face.photo_from_crop(PREVIEW_SIDE, margin=0.55)
+    return contact_sheet([crop_square(one, square, PREVIEW_SIDE) for one in views.values()], list(views))
+
+
+def shaded(drawn: Render) -> np.ndarray:
+    """The bare shape (H, W, 3) uint8 in grey, lit from the upper left, on white."""
+    towards_light = torch.tensor([-0.45, -0.55, -0.7])
+    cosine = (drawn.normal * (towards_light / towards_light.norm())[:, None, None]).sum(0).clamp_min(0)
+    return to_pixels(torch.lerp(torch.ones_like(cosine), 0.18 + 0.72 * cosine, drawn.alpha).expand(3, -1, -1))
+
+
+def pose_labels(poses: Sequence[Pose]) -> list[str]:
+    """A short label per pose: the angles in which they differ."""
+    differing = [name for name in Pose._fields if len({round(getattr(pose, name), 1) for pose in poses}) > 1]
+    axes = differing or ["yaw"]
+    return [", ".join(f"{name} {_degrees(getattr(pose, name))}" for name in axes) for pose in poses]
+
+
+def _degrees(angle: float) -> str:
+    # No "-0".
+    return f"{round(angle, 1) + 0.0:+g}°" if round(angle, 1) else "0°"
+
+
+def _pictures(result: Result, crop: int | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Pixels and alpha of each picture."""
+    alpha = result.portrait.photo.alpha
+    for pixels, pose in zip(result.images, result.poses, strict=True):
+        if crop is None:
+            yield pixels, alpha if alpha is not None and alpha.shape == pixels.shape[:2] else None
+            continue
+        low_high = landmarks_in(result.portrait, pose)
+        square = _face_at(result.portrait, low_high).photo_from_crop(crop)
+        yield crop_square(pixels, square, crop), None if alpha is None else crop_square(alpha, square, crop)
+
+
+def _face_at(portrait: Portrait, landmarks: np.ndarray) -> Any:
+    from dataclasses import replace
+
+    return replace(portrait.face, landmarks=landmarks)
+
+
+def _save_maps(
+    shape: Reconstruction, drawn: Render, base: Path, made: set[Path], keep: Sequence[Path | None]
+) -> tuple[list[_Output], dict[str, Any]]:
+    """Write everything that describes the shape pixel by pixel; the depth's own description too."""
+
+    def at(ending: str) -> Path:
+        return _free(base.with_name(base.name + ending), keep)
+
+    depth = save_depth(at("_depth.png"), shape.depth_mm(drawn)) | {"unit": "millimetres from the camera"}
+    outputs = [_Output(at("_depth.png"), "depth"), _Output(at("_depth.npy"), "depth")]
+    save_normal(at("_normal.png"), drawn.normal)
+    outputs.append(_Output(at("_normal.png"), "normals"))
+    write_image(at("_mask.png"), (drawn.alpha * 255).round().byte().numpy())
+    outputs.append(_Output(at("_mask.png"), "mask"))
+    if at("_albedo.png") not in made:
+        write_image(at("_albedo.png"), to_pixels(shape.portrait.head.scene.albedo))
+        outputs.append(_Output(at("_albedo.png"), "albedo"))
+    if at(".npz") not in made:
+        save_npz(at(".npz"), **shape.arrays())
+        outputs.append(_Output(at(".npz"), "arrays"))
+    write_image(at("_preview.jpg"), preview(shape, drawn))
+    outputs.append(_Output(at("_preview.jpg"), "preview"))
+    return outputs, depth
+
+
+# ---- names and the sidecar ----
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    """Angles closer than a degree share a name: the second one gets `_2`."""
+    result: list[str] = []
+    for name in names:
+        candidate, number = name, 2
+        while candidate in result:
+            candidate, number = f"{name}_{number}", number + 1
+        result.append(candidate)
+    return result
+
+
+def _free(path: Path, keep: Sequence[Path | None]) -> Path:
+    """The path, if it is none of the files to keep."""
+    for kept in keep:
+        if kept is not None and kept.exists() and path.exists() and path.samefile(kept):
+            raise UsageError(f"{path}: would overwrite the input photo; choose another name with -o")
+    return path
+
+
+def _with_sidecar(
+    record: dict[str, Any], sidecar: Path, outputs: Sequence[_Output], start: float, keep: Sequence[Path | None]
+) -> Saved:
+    """Write the sidecar, which lists the outputs; `start` is when writing began."""
+    _refuse_foreign(_free(sidecar, keep))
+    record["outputs"] = [
+        {"file": output.path.name, "kind": output.kind, "sha256": digest(output.path), **output.about}
+        for output in outputs
+    ]
+    record["seconds"] = {name: round(value, 3) for name, value in record["seconds"].items()}
+    record["seconds"]["write"] = round(time.perf_counter() - start, 3)
+    save_json(sidecar, record)
+    return Saved(sidecar.parent, (*(output.path for output in outputs), sidecar), record)
+
+
+def _refuse_foreign(sidecar: Path) -> None:
+    """A `package.json` beside `package.png` is not ours to overwrite."""
+    if not sidecar.exists():
+        return
+    try:
+        content = json.loads(sidecar.read_text("utf-8"))
+        ours = isinstance(content, dict) and str(content.get("tool", "")).startswith("aboutface ")
+    except (OSError, ValueError):
+        ours = False
+    if not ours:
+        raise OutputError(f"{sidecar}: is there already and no record of this tool; choose another name with -o")
+
+
+def _to_standard_output(data: bytes) -> None:
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise OutputError(f"standard output: cannot be written ({error.strerror})") from None
+
+
+__all__ = [
+    "PICTURE_SUFFIXES",
+    "SHAPE_SUFFIXES",
+    "VIDEO_SUFFIXES",
+    "AboutfaceError",
+    "Place",
+    "Saved",
+    "crop_square",
+    "landmarks_in",
+    "pose_labels",
+    "preview",
+    "save_reconstruction",
+    "save_result",
+    "save_turntable",
+    "shaded",
+]
