@@ -103,7 +103,7 @@ def _mask(target: Face, box: tuple[int, int, int, int]) -> Tensor:
     """(h, w) 1 inside the target's face: the jaw line and the brows, lifted a little so that they are inside."""
     points = target.landmarks - [box[0], box[1]]
     upwards = points[27] - points[8]
-    brows = points[17:27] + 0.12 * upwards
+    brows = points[17:27] + 0.18 * upwards
     outline = np.concatenate([points[:17], brows[::-1]])
     mask = np.zeros((box[3] - box[1], box[2] - box[0]), np.uint8)
     cv2.fillPoly(mask, [np.round((outline - 0.5) * 16).astype(np.int32)], 255, shift=4)

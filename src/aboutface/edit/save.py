@@ -8,20 +8,21 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from ..compose import view
-from ..errors import AboutfaceError, OutputError, UsageError
-from ..export import VIDEO_SUFFIXES, contact_sheet, save_depth, save_json, save_normal, save_npz, save_video
+from ..errors import OutputError, UsageError
+from ..export import contact_sheet, save_depth, save_json, save_normal, save_npz, save_video
 from ..geometry import project
 from ..images import WRITABLE, encode_image, to_pixels, write_image
-from ..render import Render
-from ..scene import Pose
+from ..render import Render, render
+from ..scene import Camera, Pose
 from ..weights import digest
 from .pipeline import about_turn
 from .result import Portrait, Reconstruction, Result, about_invention, angles_of, make_record
@@ -105,25 +106,26 @@ def save_result(
     """
     start = time.perf_counter()
     pictures = list(_pictures(result, crop))
-    record = result.record | {"seconds": dict(seconds or {}) | result.record["seconds"]}
+    record = result.record | {"seconds": result.record["seconds"] | dict(seconds or {})}
     if (place.file or place.stream) and len(pictures) > 1:
         raise UsageError(f"{len(pictures)} pictures do not fit into one file: name a folder with -o")
     if place.stream:
         _to_standard_output(encode_image(*pictures[0], f".{format}"))
         return Saved(place.folder, (), record)
+    stem = place.file.stem if place.file else sidecar or result.portrait.stem
+    sidecar_path = _ours(place.folder / f"{stem}.json", keep)
     names = [place.file.name] if place.file else [f"{name}.{format}" for name in _distinct(result.names)]
     about = result.record.get("outputs") or [{}]
     outputs = []
     for (pixels, alpha), name, facts in zip(pictures, names, about, strict=True):
         path = _free(place.folder / name, keep)
         write_image(path, pixels, alpha)
-        outputs.append(_Output(path, "view", {key: value for key, value in facts.items() if key != "name"}))
+        outputs.append(_Output(path, "picture", {key: value for key, value in facts.items() if key != "name"}))
     if len(pictures) > 1:
         path = _free(place.folder / f"{result.portrait.stem}_contact.png", keep)
         write_image(path, contact_sheet([pixels for pixels, _ in pictures], pose_labels(result.poses)))
         outputs.append(_Output(path, "contact sheet"))
-    stem = place.file.stem if place.file else sidecar or result.portrait.stem
-    return _with_sidecar(record, place.folder / f"{stem}.json", outputs, start, keep)
+    return _with_sidecar(record, sidecar_path, outputs, start)
 
 
 def save_reconstruction(
@@ -131,11 +133,11 @@ def save_reconstruction(
     place: Place,
     *,
     format: str = "glb",
-    maps: bool | None = None,
+    maps: bool = False,
     keep: Sequence[Path | None] = (),
     seconds: Mapping[str, float] | None = None,
 ) -> Saved:
-    """Write the mesh, the sidecar and, with `maps` (the default for a folder), depth, normals, mask, albedo and more.
+    """Write the mesh, the sidecar and, in a folder or with `maps`, depth, normals, mask, albedo, arrays and a preview.
 
     format: "glb", "obj", "ply" or "npz", where `place` is no file. For the rest see `save_result`.
     """
@@ -145,6 +147,7 @@ def save_reconstruction(
     target = place.file or place.folder / f"{shape.portrait.stem}.{format}"
     stem = target.stem
     _free(target, keep)
+    sidecar = _ours(target.parent / f"{stem}.json", keep)
     if target.suffix.lower() == ".npz":
         save_npz(target, **shape.arrays())
         outputs = [_Output(target, "arrays")]
@@ -152,13 +155,13 @@ def save_reconstruction(
         # An OBJ brings its material and its texture; the file that was asked for comes first.
         kinds = {target.suffix.lower(): "mesh", ".mtl": "material", ".png": "albedo"}
         outputs = [_Output(path, kinds[path.suffix.lower()]) for path in shape.mesh.save(target)]
-    record = shape.record | {"seconds": dict(seconds or {}) | shape.record["seconds"]}
-    if maps if maps is not None else place.file is None:
+    record = shape.record | {"seconds": shape.record["seconds"] | dict(seconds or {})}
+    if maps or place.file is None:
         drawn = shape.maps()
         more, depth = _save_maps(shape, drawn, target.parent / stem, {output.path for output in outputs}, keep)
         outputs += more
         record["depth"] = depth
-    return _with_sidecar(record, target.parent / f"{stem}.json", outputs, start, keep)
+    return _with_sidecar(record, sidecar, outputs, start)
 
 
 def save_turntable(
@@ -172,7 +175,7 @@ def save_turntable(
     progress: Callable[[int, int], None] | None = None,
 ) -> Saved:
     """Write a video (.mp4, .gif, .webp) of the head going through the poses, and the sidecar."""
-    _free(file, keep)
+    sidecar = _ours(_free(file, keep).with_name(f"{file.stem}.json"), keep)
     start = time.perf_counter()
     invented = [0.0]
 
@@ -185,13 +188,13 @@ def save_turntable(
             yield drawn.pixels
 
     count = save_video(file, frames(), fps)
-    steps = dict(seconds or {}) | portrait.seconds | {"views": time.perf_counter() - start}
+    steps = portrait.seconds | dict(seconds or {}) | {"views": time.perf_counter() - start}
     warnings = [*portrait.photo.warnings, *portrait.face.warnings]
     warnings += about_turn(portrait.scene.pose, poses) + about_invention(max(invented))
     record = make_record("animate", portrait, steps, warnings)
     ends = {"frames": count, "fps": fps, "first": angles_of(poses[0]), "invented": round(max(invented), 3)}
     outputs = [_Output(file, "video", ends)]
-    return _with_sidecar(record, file.with_name(f"{file.stem}.json"), outputs, time.perf_counter(), keep)
+    return _with_sidecar(record, sidecar, outputs, time.perf_counter())
 
 
 # ---- what is in the files ----
@@ -202,8 +205,6 @@ def crop_square(pixels: np.ndarray, photo_from_crop: np.ndarray, size: int) -> n
 
     Where it reaches beyond the photo, the photo's edge is repeated.
     """
-    from PIL import Image
-
     side, (left, top) = photo_from_crop[0, 0] * size, photo_from_crop[:2, 2]
     first_row, first_column = math.floor(top), math.floor(left)
     rows = np.arange(first_row, math.ceil(top + side)).clip(0, pixels.shape[0] - 1)
@@ -224,16 +225,24 @@ def landmarks_in(portrait: Portrait, pose: Pose) -> np.ndarray:
     return project(points, scene.camera.K).double().numpy()
 
 
-def preview(shape: Reconstruction, drawn: Render | None = None) -> np.ndarray:
+def preview(shape: Reconstruction) -> np.ndarray:
     """One picture to judge a reconstruction by: input, shape, three views; (H, W, 3) uint8."""
     portrait = shape.portrait
-    drawn = drawn or shape.maps()
-    views = {"input": portrait.photo.pixels, "shape": shaded(drawn)}
+    square = portrait.face.photo_from_crop(PREVIEW_SIDE, margin=0.55)
+    views = {"input": crop_square(portrait.photo.pixels, square, PREVIEW_SIDE), "shape": _shape_in(shape, square)}
     for yaw in PREVIEW_YAWS:
         turned = view(portrait.photo, portrait.head, portrait.scene.posed(yaw, 0.0, 0.0).turn)
-        views[f"yaw {yaw:+.0f}°" if yaw else "frontal"] = turned.pixels
-    square = portrait.face.photo_from_crop(PREVIEW_SIDE, margin=0.55)
-    return contact_sheet([crop_square(one, square, PREVIEW_SIDE) for one in views.values()], list(views))
+        views[f"yaw {yaw:+.0f}°" if yaw else "frontal"] = crop_square(turned.pixels, square, PREVIEW_SIDE)
+    return contact_sheet(list(views.values()), list(views))
+
+
+def _shape_in(shape: Reconstruction, photo_from_crop: np.ndarray) -> np.ndarray:
+    """The bare shape in the preview's square. Drawn for it at twice its size: small faces would look like stairs."""
+    scene, side = shape.portrait.head.scene, 2 * PREVIEW_SIDE
+    crop_from_photo = np.diag([2.0, 2.0, 1.0]) @ np.linalg.inv(photo_from_crop)
+    camera = Camera(torch.from_numpy(crop_from_photo).to(scene.camera.K) @ scene.camera.K, side, side)
+    picture = Image.fromarray(shaded(render(replace(scene, camera=camera))))
+    return np.array(picture.resize((PREVIEW_SIDE, PREVIEW_SIDE), Image.Resampling.BOX))
 
 
 def shaded(drawn: Render) -> np.ndarray:
@@ -262,15 +271,9 @@ def _pictures(result: Result, crop: int | None) -> Iterator[tuple[np.ndarray, np
         if crop is None:
             yield pixels, alpha if alpha is not None and alpha.shape == pixels.shape[:2] else None
             continue
-        low_high = landmarks_in(result.portrait, pose)
-        square = _face_at(result.portrait, low_high).photo_from_crop(crop)
+        face = replace(result.portrait.face, landmarks=landmarks_in(result.portrait, pose))
+        square = face.photo_from_crop(crop)
         yield crop_square(pixels, square, crop), None if alpha is None else crop_square(alpha, square, crop)
-
-
-def _face_at(portrait: Portrait, landmarks: np.ndarray) -> Any:
-    from dataclasses import replace
-
-    return replace(portrait.face, landmarks=landmarks)
 
 
 def _save_maps(
@@ -293,7 +296,7 @@ def _save_maps(
     if at(".npz") not in made:
         save_npz(at(".npz"), **shape.arrays())
         outputs.append(_Output(at(".npz"), "arrays"))
-    write_image(at("_preview.jpg"), preview(shape, drawn))
+    write_image(at("_preview.jpg"), preview(shape))
     outputs.append(_Output(at("_preview.jpg"), "preview"))
     return outputs, depth
 
@@ -320,11 +323,8 @@ def _free(path: Path, keep: Sequence[Path | None]) -> Path:
     return path
 
 
-def _with_sidecar(
-    record: dict[str, Any], sidecar: Path, outputs: Sequence[_Output], start: float, keep: Sequence[Path | None]
-) -> Saved:
+def _with_sidecar(record: dict[str, Any], sidecar: Path, outputs: Sequence[_Output], start: float) -> Saved:
     """Write the sidecar, which lists the outputs; `start` is when writing began."""
-    _refuse_foreign(_free(sidecar, keep))
     record["outputs"] = [
         {"file": output.path.name, "kind": output.kind, "sha256": digest(output.path), **output.about}
         for output in outputs
@@ -335,10 +335,10 @@ def _with_sidecar(
     return Saved(sidecar.parent, (*(output.path for output in outputs), sidecar), record)
 
 
-def _refuse_foreign(sidecar: Path) -> None:
-    """A `package.json` beside `package.png` is not ours to overwrite."""
-    if not sidecar.exists():
-        return
+def _ours(sidecar: Path, keep: Sequence[Path | None]) -> Path:
+    """The path, if nothing of the user's is there: a `package.json` beside `package.png` stays as it is."""
+    if not _free(sidecar, keep).exists():
+        return sidecar
     try:
         content = json.loads(sidecar.read_text("utf-8"))
         ours = isinstance(content, dict) and str(content.get("tool", "")).startswith("aboutface ")
@@ -346,6 +346,7 @@ def _refuse_foreign(sidecar: Path) -> None:
         ours = False
     if not ours:
         raise OutputError(f"{sidecar}: is there already and no record of this tool; choose another name with -o")
+    return sidecar
 
 
 def _to_standard_output(data: bytes) -> None:
@@ -354,21 +355,3 @@ def _to_standard_output(data: bytes) -> None:
         sys.stdout.buffer.flush()
     except OSError as error:
         raise OutputError(f"standard output: cannot be written ({error.strerror})") from None
-
-
-__all__ = [
-    "PICTURE_SUFFIXES",
-    "SHAPE_SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "AboutfaceError",
-    "Place",
-    "Saved",
-    "crop_square",
-    "landmarks_in",
-    "pose_labels",
-    "preview",
-    "save_reconstruction",
-    "save_result",
-    "save_turntable",
-    "shaded",
-]

@@ -44,8 +44,8 @@ def train(
 
 
 def _save(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     half = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as part:
-        save_file(half, part, metadata={"card": json.dumps(card)})
+        part.write_bytes(save(half, metadata={"card": json.dumps(card)}))

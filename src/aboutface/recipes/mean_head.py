@@ -32,7 +32,7 @@ def train_mean_head(data: Path, rows: int = 160, columns: int = 160, heads: int 
     mean = _symmetric(mean)
     # Size and upright gaze come from the ICT model: it looks straight ahead, in millimetres.
     landmarks = apply(similarity(mean[INNER], heads_mm[anchors[INNER]]), mean)
-    landmarks = _symmetric(landmarks)
+    landmarks = (landmarks + landmarks[MIRROR_68] * MIRROR) / 2
     # The two sources place jaw points differently, so the jaw is matched to the nearest point of the surface instead.
     jaw = torch.cdist(landmarks[:17], heads_mm).argmin(1)
     sources = torch.cat([heads_mm[jaw], heads_mm[anchors[INNER]]])

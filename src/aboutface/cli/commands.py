@@ -1,0 +1,269 @@
+"""The commands and their options. The sentence under a field is its help; `run` hands over to the parts that work.
+
+This module is all that `--help` needs, so it imports nothing heavy.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from tyro.conf import Positional, arg
+
+
+def _value(metavar: str, *aliases: str) -> Any:
+    """How a value that may be missing is shown: as its metavar, without "default: None"."""
+    return arg(metavar=metavar, aliases=list(aliases) or None, help_behavior_hint=_no_none)
+
+
+def _no_none(hint: str) -> str:
+    return "" if "None" in hint or hint.strip() in ("(default: )", "(optional)") else hint
+
+
+Photos = Annotated[Positional[tuple[str, ...]], _value("PHOTO")]
+Output = Annotated[str | None, _value("PATH", "-o")]
+
+
+@dataclass(frozen=True)
+class Find:
+    """Which face is meant, and what looks at it."""
+
+    face: Annotated[str, arg(metavar="largest|all|INDEX")] = "largest"
+    """Which face: the largest, all of them, or a number in the order of size, 0 being the largest."""
+    landmarks: Annotated[str | None, _value("FILE")] = None
+    """68 landmarks to use instead of detection: .txt, .pts, .npy, .npz, or the .json of an earlier result."""
+    box: Annotated[str | None, _value("L,T,R,B|FILE")] = None
+    """Box of the face in pixels (left, top, right, bottom), or a file of it, instead of detection."""
+    detector: Literal["auto", "dlib", "mediapipe"] = "auto"
+    """What finds the face; auto prefers mediapipe where it is installed."""
+    method: Annotated[str, arg(metavar="NAME")] = "depthnet"
+    """What makes the shape."""
+    device: Annotated[str, arg(metavar="auto|cpu")] = "auto"
+    """Where to compute. This version has the CPU only."""
+
+
+@dataclass(frozen=True)
+class Talk:
+    """What is said about the work."""
+
+    json_lines: Annotated[bool, arg(name="json")] = False
+    """Print one JSON object per result on standard output."""
+    quiet: bool = False
+    """Say nothing but errors."""
+    verbose: Annotated[bool, arg(aliases=["-v"])] = False
+    """Say more, and show where in the code an unexpected error came from."""
+
+
+@dataclass(frozen=True)
+class Rotate:
+    """Turn the head in a photo: `aboutface rotate me.jpg --yaw 30`.
+
+        --yaw -30    --yaw 30     --pitch 20   --pitch -20  --roll 20
+          .---.        .---.        .---.        .---.        .---.
+         |- -  |      |  - -|      | - - |      |     |      |  / /|
+         |<    |      |    >|      |  ^  |      | - - |      |   / |
+         |=    |      |    =|      |  =  |      |  v  |      |=/   |
+          \`---'        `---'        `---'        `---'        `---'
+
+    Degrees, as you see the picture: +yaw turns the face to your right, +pitch makes it look up, +roll tilts it
+    clockwise. They say where the head is afterwards; an angle that is not given stays as it is in the photo.
+
+    Pictures have the photo's size and go to outputs/NAME/. Existing files are overwritten.
+    """
+
+    photos: Photos = ()
+    """One or more photos; - is standard input."""
+    yaw: Annotated[str | None, _value("DEGREES")] = None
+    """To your right (+) or left (-): 30, or several as -45,0,45 or -60:60:30 (from:to:step)."""
+    pitch: Annotated[str | None, _value("DEGREES")] = None
+    """Up (+) or down (-)."""
+    roll: Annotated[str | None, _value("DEGREES")] = None
+    """Clockwise (+) or counter-clockwise (-)."""
+    relative: bool = False
+    """Add the angles to the head's own pose."""
+    sweep: Annotated[str | None, _value("AXIS=FROM:TO[:STEP]")] = None
+    """A row of views, as yaw=-60:60:30; with -o turn.mp4, .gif or .webp a video."""
+    output: Output = None
+    """A file for one picture, else a folder; - is standard output."""
+    format: Literal["png", "jpg", "webp", "tif"] = "png"
+    """Type of the pictures, where -o names no file."""
+    find: Find = field(default_factory=Find)
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .work import rotate
+
+        return rotate(self)
+
+
+@dataclass(frozen=True)
+class Frontalize:
+    """Turn the head to look straight ahead, upright: `aboutface frontalize me.jpg`.
+
+    The picture has the photo's size and goes to outputs/NAME/. Existing files are overwritten.
+    """
+
+    photos: Photos = ()
+    """One or more photos; - is standard input."""
+    crop: bool = False
+    """Write only an upright square around the face."""
+    size: int = 224
+    """Side of that square in pixels."""
+    output: Output = None
+    """A file for one picture, else a folder; - is standard output."""
+    format: Literal["png", "jpg", "webp", "tif"] = "png"
+    """Type of the pictures, where -o names no file."""
+    find: Find = field(default_factory=Find)
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .work import frontalize
+
+        return frontalize(self)
+
+
+@dataclass(frozen=True)
+class Animate:
+    """Make a video of the head turning: `aboutface animate me.jpg -o turn.mp4`.
+
+    An existing file is overwritten.
+    """
+
+    photo: Annotated[Positional[str], arg(metavar="PHOTO")]
+    """The photo; - is standard input."""
+    sweep: Annotated[str, arg(metavar="AXIS=FROM:TO[:STEP]")] = "yaw=-40:40"
+    """From where to where, degrees; several axes as yaw=-40:40,pitch=-10:10. With STEP each frame is one step on."""
+    seconds: float = 4.0
+    """Length of the video, where the sweep has no STEP."""
+    fps: float = 25.0
+    """Frames per second."""
+    there_and_back: bool = True
+    """End where it began, so that the video can loop."""
+    output: Output = None
+    """A .mp4, .gif or .webp file, or a folder."""
+    find: Find = field(default_factory=Find)
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .work import animate
+
+        return animate(self)
+
+
+@dataclass(frozen=True)
+class Reconstruct:
+    """Make the 3D shape: `aboutface reconstruct me.jpg -o me.glb`.
+
+    Without -o, outputs/NAME/ also gets depth, normals, mask, albedo, all numbers (.npz) and a preview. With a file's
+    name, that file and its record are all that is written. Existing files are overwritten.
+    """
+
+    photos: Photos = ()
+    """One or more photos; - is standard input."""
+    output: Output = None
+    """A .glb, .obj, .ply or .npz file for one face, else a folder."""
+    format: Literal["glb", "obj", "ply", "npz"] = "glb"
+    """Type of the shape, where -o names no file."""
+    maps: bool = False
+    """Beside a file that -o names, write depth, normals, mask, albedo, numbers and preview, too."""
+    find: Find = field(default_factory=Find)
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .work import reconstruct
+
+        return reconstruct(self)
+
+
+@dataclass(frozen=True)
+class Swap:
+    """Put one person's face on another photo: `aboutface swap -s a.jpg -t b.jpg -o c.png --consent`.
+
+    The consent is written into the record beside the picture. An existing file is overwritten.
+    """
+
+    source: Annotated[str, arg(metavar="PHOTO", aliases=["-s"])]
+    """The photo that the face comes from."""
+    target: Annotated[str, arg(metavar="PHOTO", aliases=["-t"])]
+    """The photo that is changed."""
+    consent: bool = False
+    """State that the people shown have agreed. Without it nothing is done."""
+    source_face: Annotated[str, arg(metavar="largest|INDEX")] = "largest"
+    """Which face of the source."""
+    face: Annotated[str, arg(metavar="largest|INDEX")] = "largest"
+    """Which face of the target."""
+    output: Output = None
+    """A file, else a folder; - is standard output."""
+    format: Literal["png", "jpg", "webp", "tif"] = "png"
+    """Type of the picture, where -o names no file."""
+    detector: Literal["auto", "dlib", "mediapipe"] = "auto"
+    """What finds the faces; auto prefers mediapipe where it is installed."""
+    method: Annotated[str, arg(metavar="NAME")] = "depthnet"
+    """What makes the shape."""
+    device: Annotated[str, arg(metavar="auto|cpu")] = "auto"
+    """Where to compute. This version has the CPU only."""
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .work import swap
+
+        return swap(self)
+
+
+@dataclass(frozen=True)
+class Models:
+    """Weights: what there is, under which licence, and whether it is here."""
+
+    action: Positional[Literal["list", "info", "path", "verify", "download"]]
+    """list: all. info, path: of one. verify: hash of one, or of all that are here. download: get one."""
+    name: Annotated[Positional[str | None], _value("NAME")] = None
+    """Name of the weights, as in the list."""
+    accept_license: Annotated[tuple[str, ...], _value("NAME")] = ()
+    """Names of weights whose licence you have read and accept."""
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .models import models
+
+        return models(self)
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Say whether everything works here: versions, models, folders, a self-test."""
+
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .doctor import doctor
+
+        return doctor(self)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a model from a data folder: `aboutface train depthnet --data DIR`."""
+
+    method: Positional[Literal["mean-head", "depthnet"]]
+    """What to train. depthnet needs the mean head."""
+    data: Annotated[Path, arg(metavar="DIR")]
+    """Folder of the training data."""
+    output: Annotated[Path | None, _value("FILE", "-o")] = None
+    """The .safetensors file to write; runs/ if missing."""
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .work import train
+
+        return train(self)
+
+
+COMMANDS: dict[str, type] = {
+    "rotate": Rotate,
+    "frontalize": Frontalize,
+    "animate": Animate,
+    "reconstruct": Reconstruct,
+    "swap": Swap,
+    "models": Models,
+    "doctor": Doctor,
+    "train": Train,
+}

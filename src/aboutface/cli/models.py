@@ -1,0 +1,102 @@
+"""`aboutface models`: the weight files, their licences, and whether they are here."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+
+from .. import weights
+from ..errors import AboutfaceError, UsageError
+from .commands import Models
+from .report import Report
+
+
+def models(command: Models) -> int:
+    report = Report(command.talk)
+    if command.action == "list":
+        return _list(report)
+    if command.action == "verify" and command.name is None:
+        return verify_all(report)
+    if command.name is None:
+        raise UsageError(f"models {command.action}: name the weights; aboutface models list shows them")
+    record = weights.info(command.name)
+    match command.action:
+        case "info":
+            return _info(record, report)
+        case "path":
+            print(weights.path(command.name))
+        case "verify":
+            digest = weights.verify(command.name)
+            report.data({"name": command.name, "status": "verified", "sha256": digest})
+            report.say(f"{command.name}: {digest}, as it should be")
+        case "download":
+            with _progress(report, command.name) as progress:
+                file = weights.download(command.name, progress, command.accept_license)
+            report.data({"name": command.name, "status": "present", "path": str(file)})
+            report.say(f"{command.name}: {file} ({record.licence})")
+    return 0
+
+
+def verify_all(report: Report) -> int:
+    """Hash every file that is here; 1 where one is changed or a file that belongs to a package is absent."""
+    code = 0
+    for name, record in weights.REGISTRY.items():
+        try:
+            if record.url is not None and not record.present:
+                status = "not downloaded"
+            else:
+                weights.verify(name)
+                status = "verified"
+        except AboutfaceError as error:
+            status, code = str(error), 1
+        report.data({"name": name, "status": status})
+        report.say(f"{name}: {status}")
+    return code
+
+
+def _list(report: Report) -> int:
+    if report.talk.json_lines:
+        for entry in weights.listing():
+            report.data(entry)
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("name", "size", "here", "licence", "what it does", box=None, pad_edge=False)
+    for entry in weights.listing():
+        size = "" if entry["bytes"] is None else size_words(entry["bytes"])
+        table.add_row(entry["name"], size, "yes" if entry["present"] else "no", entry["licence"], entry["description"])
+    console = Console(file=sys.stdout)
+    # A pipe has no width of its own: there each model gets its whole line.
+    Console(file=sys.stdout, width=None if console.is_terminal else 250).print(table)
+    return 0
+
+
+def _info(record: weights.Weights, report: Report) -> int:
+    facts = asdict(record) | {"present": record.present, "path": str(record.path) if record.path else None}
+    if report.talk.json_lines:
+        report.data(facts)
+        return 0
+    for name, value in facts.items():
+        if value not in (None, "", (), {}):
+            print(f"{name.replace('_', ' ')}: {value}")
+    return 0
+
+
+def size_words(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
+
+
+@contextmanager
+def _progress(report: Report, name: str) -> Iterator[weights.Progress | None]:
+    if report.talk.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

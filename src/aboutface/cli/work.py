@@ -1,0 +1,272 @@
+"""The verbs behind the commands. Importing this imports torch."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from ..detect import choose
+from ..edit import Pipeline, Portrait, expand_angles
+from ..edit.save import (
+    PICTURE_SUFFIXES,
+    SHAPE_SUFFIXES,
+    Place,
+    Saved,
+    save_reconstruction,
+    save_result,
+    save_turntable,
+)
+from ..edit.verbs import sweep_poses
+from ..errors import ConsentError, PhotoError, UsageError
+from ..export import VIDEO_SUFFIXES
+from ..images import Photo, read_photo
+from ..scene import Pose
+from .arguments import Sweep, check_device, parse_angles, parse_box, parse_face, parse_sweep
+from .commands import Animate, Find, Frontalize, Reconstruct, Rotate, Swap, Talk, Train
+from .report import Report
+
+OUTPUTS = Path("outputs")
+LARGEST_CROP = 4096
+
+Job = Callable[[Photo, Place, dict[str, float]], Iterable[Saved]]
+"""Does one photo: what it is, where results go, seconds so far; one Saved per face."""
+
+
+def rotate(command: Rotate) -> int:
+    sweep = None if command.sweep is None else parse_sweep(command.sweep)
+    if sweep and Path(command.output or "").suffix.lower() in VIDEO_SUFFIXES:
+        return _rotate_as_video(command, sweep)
+    yaw, pitch, roll = (parse_angles(text, axis) for axis, text in _asked(command).items())
+    if sweep:
+        if _given(command):
+            raise UsageError("--sweep sets the angles: leave --yaw, --pitch and --roll out")
+        yaw, pitch, roll = (sweep.angles().get(axis) for axis in ("yaw", "pitch", "roll"))
+    elif not _given(command):
+        raise UsageError("say where the head turns to, for example --yaw 30 (see aboutface rotate --help)")
+    expand_angles(yaw, pitch, roll)  # fails before any photo is read
+    pipeline, options = _prepare(command.find, command.photos)
+
+    def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
+        results = pipeline.rotate(photo, yaw, pitch, roll, relative=command.relative, **options)
+        _check_count(place, len(results))
+        for result in results:
+            yield save_result(result, place, format=command.format, keep=[photo.path], seconds=seconds)
+
+    return _each(command.photos, command.output, PICTURE_SUFFIXES, job, command.talk)
+
+
+def frontalize(command: Frontalize) -> int:
+    if not 16 <= command.size <= LARGEST_CROP:
+        raise UsageError(f"--size {command.size}: expected 16 to {LARGEST_CROP} pixels")
+    crop = command.size if command.crop else None
+    pipeline, options = _prepare(command.find, command.photos)
+
+    def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
+        results = pipeline.frontalize(photo, **options)
+        _check_count(place, len(results))
+        for result in results:
+            sidecar = result.names[0]
+            keep = [photo.path]
+            yield save_result(
+                result, place, format=command.format, sidecar=sidecar, crop=crop, keep=keep, seconds=seconds
+            )
+
+    return _each(command.photos, command.output, PICTURE_SUFFIXES, job, command.talk)
+
+
+def reconstruct(command: Reconstruct) -> int:
+    pipeline, options = _prepare(command.find, command.photos)
+
+    def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
+        shapes = pipeline.reconstruct(photo, **options)
+        _check_count(place, len(shapes))
+        for shape in shapes:
+            keep = [photo.path]
+            yield save_reconstruction(
+                shape, place, format=command.format, maps=command.maps, keep=keep, seconds=seconds
+            )
+
+    return _each(command.photos, command.output, SHAPE_SUFFIXES, job, command.talk)
+
+
+def animate(command: Animate) -> int:
+    sweep = parse_sweep(command.sweep)
+    if not (0 < command.seconds <= 600 and 0 < command.fps <= 240):
+        raise UsageError(
+            f"--seconds {command.seconds:g} --fps {command.fps:g}: expected up to 600 seconds and up to 240 frames each"
+        )
+    pipeline, options = _prepare(command.find, [command.photo])
+    if options["face"] == "all":
+        raise UsageError("--face all: a video shows one face turning; take largest or a number")
+
+    def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
+        (portrait,) = pipeline.portraits(photo, **options)
+        poses = _video_poses(portrait, sweep, command)
+        file = place.file or place.folder / f"{portrait.stem}_turn.mp4"
+        with _progress(command.talk, len(poses)) as progress:
+            yield save_turntable(
+                portrait, poses, file, fps=command.fps, keep=[photo.path], seconds=seconds, progress=progress
+            )
+
+    return _each([command.photo], command.output, VIDEO_SUFFIXES, job, command.talk, streams=False)
+
+
+def swap(command: Swap) -> int:
+    check_device(command.device)
+    source_face, face = parse_face(command.source_face), parse_face(command.face)
+    if not command.consent:
+        raise ConsentError(
+            "swap puts one person's face on another's photo: add --consent to state that the people shown have "
+            "agreed; nothing was done"
+        )
+    if command.source == command.target == "-":
+        raise UsageError("only one of -s and -t can be standard input")
+    choose(command.detector)
+    pipeline = Pipeline(command.method, command.detector)
+
+    def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
+        source = _read(command.source)
+        result = pipeline.swap(source, photo, consent=command.consent, source_face=source_face, face=face)
+        keep = [photo.path, source.path]
+        yield save_result(result, place, format=command.format, sidecar=result.names[0], keep=keep, seconds=seconds)
+
+    return _each([command.target], command.output, PICTURE_SUFFIXES, job, command.talk)
+
+
+def train(command: Train) -> int:
+    from ..recipes import train as run_recipe
+
+    report = Report(command.talk)
+    start = time.perf_counter()
+    if not command.data.is_dir():
+        raise UsageError(f"--data {command.data}: no such folder")
+    file, scores = run_recipe(command.method, command.data, command.output, log=report.say)
+    seconds = time.perf_counter() - start
+    report.data({"method": command.method, "file": str(file), "scores": scores, "seconds": round(seconds, 1)})
+    for name, value in scores.items():
+        report.say(f"  {name.replace('_', ' ')}: {value:g}")
+    report.say(f"{file} after {seconds:.0f} s on the CPU")
+    return 0
+
+
+# ---- shared by the verbs ----
+
+
+def _prepare(find: Find, photos: Sequence[str]) -> tuple[Pipeline, dict]:
+    """The pipeline and the options that choose the face, checked before any photo is read."""
+    check_device(find.device)
+    options = {"face": parse_face(find.face), "landmarks": find.landmarks, "box": parse_box(find.box)}
+    if len(photos) > 1 and (find.landmarks or find.box):
+        raise UsageError("--landmarks and --box belong to one photo: give one photo at a time")
+    if not find.landmarks:
+        choose("dlib" if find.box else find.detector)
+    return Pipeline(find.method, find.detector), options
+
+
+def _each(
+    photos: Sequence[str],
+    output: str | None,
+    suffixes: Sequence[str],
+    job: Job,
+    talk: Talk,
+    streams: bool = True,
+) -> int:
+    """Do the job for every photo; what fails is said, and the others go on."""
+    if not photos:
+        raise UsageError("give at least one photo (- is standard input)")
+    if photos.count("-") > 1:
+        raise UsageError("standard input (-) can be given once only")
+    place = Place.of(output, suffixes)
+    if place and (place.file or place.stream) and len(photos) > 1:
+        raise UsageError(f"-o {output}: {len(photos)} photos do not fit into one file: name a folder")
+    if place and place.stream and (talk.json_lines or not streams):
+        raise UsageError("-o -: standard output is taken by --json" if streams else "-o -: a video needs a file")
+    report = Report(talk, several=len(photos) > 1)
+    for text, stem in zip(photos, _stems(photos), strict=True):
+        try:
+            start = time.perf_counter()
+            photo = _read(text, stem)
+            seconds = {"read": time.perf_counter() - start}
+            for saved in job(photo, place or Place(OUTPUTS / photo.name), seconds):
+                report.done(text, saved)
+        except BrokenPipeError:
+            raise
+        except Exception as error:
+            report.failed(text, error)
+    return report.finish()
+
+
+def _read(text: str, stem: str | None = None) -> Photo:
+    if text != "-" and Path(text).is_dir():
+        raise PhotoError(
+            f"{text}: is a folder; give photos, as {text.rstrip('/')}/*.jpg (a command for whole folders follows)"
+        )
+    photo = read_photo(text)
+    return replace(photo, name=stem) if stem else photo
+
+
+def _stems(photos: Sequence[str]) -> list[str | None]:
+    """A new name for each photo whose name another one before it has; a/me.jpg and b/me.jpg become me and me-2."""
+    seen: Counter[str] = Counter()
+    taken = {Path(text).stem.casefold() for text in photos}
+    stems: list[str | None] = []
+    for text in photos:
+        stem = Path(text).stem.strip(". ")
+        key = stem.casefold()
+        seen[key] += 1
+        name = stem
+        while seen[key] > 1 and (name := f"{stem}-{seen[key]}").casefold() in taken:
+            seen[key] += 1
+        taken.add(name.casefold())
+        stems.append(None if name == stem else name)
+    return stems
+
+
+def _check_count(place: Place, faces: int) -> None:
+    if faces > 1 and (place.file or place.stream):
+        raise UsageError(f"{faces} faces do not fit into one file: name a folder with -o")
+
+
+def _asked(command: Rotate) -> dict[str, str | None]:
+    return {"yaw": command.yaw, "pitch": command.pitch, "roll": command.roll}
+
+
+def _given(command: Rotate) -> bool:
+    return any(text is not None for text in _asked(command).values())
+
+
+def _rotate_as_video(command: Rotate, sweep: Sweep) -> int:
+    if len(command.photos) != 1 or _given(command) or command.relative:
+        raise UsageError("a video takes one photo and --sweep, without --yaw, --pitch, --roll and --relative")
+    assert command.sweep is not None
+    return animate(
+        Animate(command.photos[0], command.sweep, output=command.output, find=command.find, talk=command.talk)
+    )
+
+
+def _video_poses(portrait: Portrait, sweep: Sweep, command: Animate) -> list[Pose]:
+    if sweep.step is None:
+        count = round(command.seconds * command.fps)
+        return sweep_poses(portrait, sweep.ends, count, command.there_and_back)
+    own = portrait.scene.pose
+    rows = zip(*sweep.angles().values(), strict=True)
+    poses = [own._replace(**dict(zip(sweep.ends, row, strict=True))) for row in rows]
+    return poses + poses[-2:0:-1] if command.there_and_back else poses
+
+
+@contextmanager
+def _progress(talk: Talk, total: int) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on standard error, where that is a terminal."""
+    if talk.quiet or not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("frames", total=total)
+        yield lambda done, _: bar.update(task, completed=done)
