@@ -27,7 +27,7 @@ import tempfile
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -289,31 +289,31 @@ def look_at(
 
 # Contact sheets.
 
-ROW, CELL = 240, 240
-ROWS_PER_SHEET = 4
+CELL = 290
+SHEET_HEIGHT = 920
 
 
 def given_row(sample: Sample, portrait: Portrait, views: Sequence[np.ndarray]) -> Image.Image:
-    """Whole photo, then the head: original, -30, 0, +30; then the whole photo turned to +30."""
+    """The whole photo; then the head: as it is, turned to -30, 0, +30."""
     photo_from_crop = portrait.face.photo_from_crop(CELL, margin=0.9)
     left, top = photo_from_crop[:2, 2]
     side = photo_from_crop[0, 0] * CELL
     height, width = portrait.photo.size
     box = round(max(left, 0)), round(max(top, 0)), round(min(left + side, width)), round(min(top + side, height))
-    heads = [ImageOps.contain(Image.fromarray(p).crop(box), (CELL, ROW)) for p in (portrait.photo.pixels, *views)]
-    wholes = [ImageOps.contain(Image.fromarray(p), (CELL, ROW)) for p in (portrait.photo.pixels, views[-1])]
+    heads = [ImageOps.contain(Image.fromarray(p).crop(box), (CELL, CELL)) for p in (portrait.photo.pixels, *views)]
+    whole = ImageOps.contain(Image.fromarray(portrait.photo.pixels), (CELL, CELL))
     pose = " ".join(f"{name} {angle:+.0f}" for name, angle in portrait.scene.pose._asdict().items())
-    return _row([wholes[0], *heads, wholes[1]], f"{sample.name}   {pose}   face {portrait.face.size:.0f} px")
+    return _row([whole, *heads], f"{sample.name}   {pose}   face {portrait.face.size:.0f} px")
 
 
 def refused_row(sample: Sample, error: Exception) -> Image.Image:
-    original = read_photo(sample.source).pixels
-    whole = ImageOps.contain(Image.fromarray(original), (CELL, ROW))
+    """A small picture and why there is no other."""
+    whole = ImageOps.contain(Image.fromarray(read_photo(sample.source).pixels), (CELL // 3, CELL // 3))
     return _row([whole], f"{sample.name}   {type(error).__name__}: {error}")
 
 
-def _row(pictures: Iterable[Image.Image], label: str) -> Image.Image:
-    row = Image.new("RGB", (6 * (CELL + 4), ROW + 16), "white")
+def _row(pictures: Sequence[Image.Image], label: str) -> Image.Image:
+    row = Image.new("RGB", (5 * (CELL + 4), max(picture.height for picture in pictures) + 16), "white")
     for place, picture in enumerate(pictures):
         row.paste(picture, (place * (CELL + 4), 14))
     ImageDraw.Draw(row).text((2, 1), label, fill="black")
@@ -321,14 +321,18 @@ def _row(pictures: Iterable[Image.Image], label: str) -> Image.Image:
 
 
 def save_sheets(studies: Sequence[Study], folder: Path) -> None:
-    rows = [s.row for s in studies if s.row is not None]
+    """As many rows on a sheet as a screen shows at full size."""
     folder.mkdir(parents=True, exist_ok=True)
-    for start in range(0, len(rows), ROWS_PER_SHEET):
-        chosen = rows[start : start + ROWS_PER_SHEET]
-        sheet = Image.new("RGB", (chosen[0].width, sum(row.height for row in chosen)), "white")
-        for place, row in enumerate(chosen):
-            sheet.paste(row, (0, place * row.height))
-        sheet.save(folder / f"sheet-{start // ROWS_PER_SHEET:02d}.png")
+    sheets: list[list[Image.Image]] = [[]]
+    for row in (s.row for s in studies if s.row is not None):
+        if sum(one.height for one in sheets[-1]) + row.height > SHEET_HEIGHT:
+            sheets.append([])
+        sheets[-1].append(row)
+    for index, rows in enumerate(sheets):
+        sheet = Image.new("RGB", (5 * (CELL + 4), sum(row.height for row in rows)), "white")
+        for place, row in enumerate(rows):
+            sheet.paste(row, (0, sum(above.height for above in rows[:place])))
+        sheet.save(folder / f"sheet-{index:02d}.png")
 
 
 # Judging the studies.
@@ -393,7 +397,11 @@ def judge_unturned(studies: Sequence[Study], report: Report) -> None:
         return
     worst = max(chosen, key=lambda s: s.unturned)
     mean = np.mean([s.unturned for s in chosen])
-    measured = f"{worst.unturned:.2f}/255 at worst ({worst.sample.name}), {mean:.2f}/255 in the mean of {len(chosen)}"
+    over = sum(s.unturned >= UNTURNED_LEVELS for s in chosen)
+    measured = (
+        f"{worst.unturned:.2f}/255 at worst ({worst.sample.name}), {mean:.2f}/255 in the mean of {len(chosen)}, "
+        f"{over} over the bound"
+    )
     goal = "not turned: difference from the photo inside the face"
     report.goals.append(Goal("pose", goal, measured, "< 1/255 each", worst.unturned < UNTURNED_LEVELS))
 

@@ -15,3 +15,17 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no data at {folder}: set ABOUTFACE_DATA to run this test")
     return folder
+
+
+@pytest.fixture(scope="session")
+def portrait_pixels():
+    """A public-domain portrait of 512 x 512 pixels (NASA's photo of Eileen Collins, shipped by scikit-image)."""
+    return pytest.importorskip("skimage.data").astronaut()
+
+
+@pytest.fixture(scope="session")
+def portrait(portrait_pixels):
+    """The portrait, detected, reconstructed and ready to be turned."""
+    from aboutface.edit import Pipeline
+
+    return Pipeline().portraits(portrait_pixels)[0]

@@ -54,12 +54,12 @@ def view(photo: Photo, head: Head, turn: Tensor) -> View:
     sheet = _draw(head.sheet, turn, clip, size, torch.stack([_crispness(head, turn), head.around], -1))
     closed = _draw(head.scene, turn, clip, size, torch.stack([head.trusted, head.seen, head.face_part], -1))
     share = _share(sheet, closed, head.scene.scale, _degrees(turn))
-    fine = (height, width) if zoom <= 1 else size
+    fine = (height, width)
     rgb = torch.lerp(
         _colours(head.sheet.albedo, sheet, fine), _colours(head.scene.albedo, closed, fine), _resized(share, fine)
     )
     pixels = photo.pixels.copy()
-    pixels[top:bottom, left:right] = to_pixels(functional.adaptive_avg_pool2d(rgb[None], (height, width))[0])
+    pixels[top:bottom, left:right] = to_pixels(rgb)
     face = closed.drawn & (closed.values[..., 2] > 0.5)
     unseen = (closed.values[..., 1] < 0.05) & face
     return View(pixels, float(unseen.sum()) / max(1.0, float(face.sum())))
@@ -124,10 +124,20 @@ def _colours(albedo: Tensor, layer: _Layer, size: tuple[int, int]) -> Tensor:
     # Beyond the layer's edge there is no place to take colours from: only drawn neighbours count.
     uv = torch.stack([_resized(layer.uv[0, ..., i] * drawn, size) for i in range(2)], -1)
     uv = uv / _resized(drawn, size).clamp_min(1e-6)[..., None]
-    return texture(albedo[None], uv[None])[0]
+    rgb = texture(albedo[None], uv[None])[0]
+    if layer.uv.shape[1] <= size[0]:
+        return rgb
+    # Where the finer map jumps within a pixel, at the edge of one part before another, its colours are averaged.
+    planes = layer.uv[0].permute(2, 0, 1)[None]
+    spread = functional.adaptive_max_pool2d(planes, size) + functional.adaptive_max_pool2d(-planes, size)
+    texels = (spread[0] * torch.tensor([albedo.shape[2], albedo.shape[1]])[:, None, None]).amax(0)
+    averaged = functional.adaptive_avg_pool2d(texture(albedo[None], layer.uv), size)[0]
+    return torch.lerp(rgb, averaged, smoothstep(texels, 3.0, 5.0))
 
 
 def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     if image.shape == size:
         return image
+    if image.shape[0] > size[0]:
+        return functional.adaptive_avg_pool2d(image[None, None], size)[0, 0]
     return functional.interpolate(image[None, None], size, mode="bilinear", align_corners=False)[0, 0]

@@ -18,7 +18,7 @@ from .face import Face
 from .filters import blur, fill, sample, smoothstep
 from .geometry import clip_from_camera, grid_faces, project, unproject
 from .images import Photo
-from .morphable import MeanHead, bend
+from .morphable import MeanHead, bend, outline_trust
 from .render import interpolate, rasterize
 from .scene import Camera, Mesh, Scene
 
@@ -131,8 +131,7 @@ def _bent(mean: MeanHead, scene: Scene, unit: float) -> Tensor:
     # On the side turned away a detector follows the outline, not the jaw bone.
     yaw = scene.pose.yaw
     away = torch.arange(0, 8) if yaw < 0 else torch.arange(9, 17)
-    trust = torch.ones(68)
-    trust[away] = max(0.02, 1 - abs(yaw) / 25)
+    trust = outline_trust(torch.tensor(yaw))
     vertices = bend(mean.vertices(), mean.landmarks, own, smoothing=0.05, weights=trust)
     if abs(yaw) > 8:
         vertices = _to_outline(vertices, mean, scene, own[away], rotation, unit)
@@ -221,7 +220,7 @@ def _extended(depth: Tensor, inside: Tensor, far: float, cells_per_mm: float, mm
     sigma = 6 * cells_per_mm
     smooth = torch.from_numpy(cv2.GaussianBlur(full.numpy(), (0, 0), sigma))
     step = cv2.morphologyEx(full.numpy(), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8))
-    steep = smoothstep(torch.from_numpy(step) * mm_per_unit, 4.0, 8.0)
+    steep = smoothstep(torch.from_numpy(step) * mm_per_unit, 12.0, 20.0)
     steep = cv2.GaussianBlur(cv2.dilate(steep.numpy(), np.ones((5, 5), np.uint8)), (0, 0), sigma / 2)
     return torch.lerp(full, smooth, torch.from_numpy(steep))
 
@@ -259,9 +258,9 @@ def _bake(photo: Photo, mesh: Mesh, mean: MeanHead, camera: Camera, seen: Tensor
     both = (weight * mirrored_weight).clamp_min(1e-4)
     gain = (blur(own * both, size / 10) / blur(mirrored * both, size / 10).clamp_min(1e-4)).clamp(0.5, 2)
     mirrored = (mirrored * gain).clamp(0, 1)
-    borrowed = (1 - weight) * mirrored_weight
-    total = weight + borrowed
-    known = (own * weight + mirrored * borrowed) / total.clamp_min(1e-6)
+    # A face is not its own mirror image: its own side serves unless the other is seen much better.
+    known = torch.lerp(own, mirrored, smoothstep(mirrored_weight - weight, 0.1, 0.5))
+    total = torch.maximum(weight, mirrored_weight)
     return fill(known, total)
 
 

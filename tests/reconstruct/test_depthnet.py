@@ -12,6 +12,9 @@ from aboutface.face import MIRROR_68, Face
 from aboutface.geometry import affine_2d_from_3d, project, rotation_from_angles
 from aboutface.images import read_photo
 from aboutface.morphable import MeanHead
+from aboutface.recipes import train
+from aboutface.recipes.depthnet import DepthNetTraining, score, train_depthnet
+from aboutface.recipes.mean_head import real_landmarks
 from aboutface.reconstruct import reconstructor
 from aboutface.reconstruct.depthnet import (
     DepthNet,
@@ -22,9 +25,6 @@ from aboutface.reconstruct.depthnet import (
     mirror,
     normalise,
 )
-from aboutface.recipes import train
-from aboutface.recipes.depthnet import DepthNetTraining, score, train_depthnet
-from aboutface.recipes.mean_head import real_landmarks
 
 
 @pytest.fixture
@@ -36,11 +36,13 @@ def pair() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 def test_loss_is_what_the_closed_form_affines_leave(pair):
     source, depth, targets = pair
-    slow = torch.stack([
-        (affine_2d_from_3d(torch.cat([s, z[:, None]], -1), t)[1] - t).square().mean()
-        for s, z in zip(source, depth, strict=True)
-        for t in targets
-    ]).mean()
+    slow = torch.stack(
+        [
+            (affine_2d_from_3d(torch.cat([s, z[:, None]], -1), t)[1] - t).square().mean()
+            for s, z in zip(source, depth, strict=True)
+            for t in targets
+        ]
+    ).mean()
     torch.testing.assert_close(depthnet_loss(source, depth, targets), slow, rtol=1e-6, atol=0)
 
 

@@ -111,15 +111,22 @@ def join_values(arguments: Sequence[str]) -> list[str]:
 
 
 def _sentence(framed: str) -> str:
-    """What tyro says inside a frame, as one line."""
-    parts = [part.split() for part in re.split(r"[─╭╮╰╯]{4,}", re.sub(r"[│]", " ", framed))]
-    # Frame title, message, then hints, the last of which is where the help is.
-    texts = [" ".join(part) for part in parts if part]
-    if not texts:
-        return "the arguments cannot be understood"
-    message = texts[1] if len(texts) > 1 else texts[0]
-    similar = re.search(r"Perhaps you meant: (--[\w-]+)", framed.replace("│", " ").replace("\n", " ").replace("  ", ""))
-    return message.rstrip(". ") + (f" (perhaps you meant {similar[1]})" if similar else "")
+    """What tyro says inside a frame, as one line. Where the console has no frames, rules and spaces stand for them."""
+    parts: list[list[str]] = [[]]
+    for line in (line.strip().strip("│").strip() for line in framed.splitlines()):
+        # Rules part the title (which stands in the frame, if there is one), message, hints and the place of the help.
+        if re.search(r"[─-]{4,}|[╭╰]", line):
+            parts.append([])
+        elif line:
+            parts[-1].append(line)
+    blocks = [part for part in parts if part]
+    block = blocks[0 if "╭" in framed else 1] if len(blocks) > 1 else ["the arguments cannot be understood"]
+    required = [name for line in block if line.startswith("-") for name in re.findall(r"--[\w-]+", line)[:1]]
+    if block[0].startswith("Missing from") and required:
+        return f"missing: {', '.join(required)}"
+    hints = " ".join(line for part in blocks for line in part)
+    similar = re.search(r"Perhaps you meant: (?:-\w(?: \w+)?, )?(--[\w-]+)", hints)
+    return " ".join(block).rstrip(". ") + (f" (perhaps you meant {similar[1]})" if similar else "")
 
 
 def _overview(commands: dict[str, type]) -> str:

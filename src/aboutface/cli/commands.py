@@ -62,7 +62,7 @@ class Rotate:
          |- -  |      |  - -|      | - - |      |     |      |  / /|
          |<    |      |    >|      |  ^  |      | - - |      |   / |
          |=    |      |    =|      |  =  |      |  v  |      |=/   |
-          \`---'        `---'        `---'        `---'        `---'
+           '---'        '---'        '---'        '---'        '---'
 
     Degrees, as you see the picture: +yaw turns the face to your right, +pitch makes it look up, +roll tilts it
     clockwise. They say where the head is afterwards; an angle that is not given stays as it is in the photo.

@@ -157,7 +157,8 @@ def make_record(verb: str, portrait: Portrait, seconds: dict[str, float], warnin
         "source": about_photo(portrait.photo),
         "face": about_face(portrait.face),
         "pose": angles_of(scene.pose),
-        "landmarks": np.round(portrait.face.landmarks, 2).tolist(),
+        # Unrounded: given back with --landmarks they make the same picture.
+        "landmarks": portrait.face.landmarks.tolist(),
         "camera": {
             "K": np.round(scene.camera.K.tolist(), 3).tolist(),
             "millimetres_per_unit": scene.millimetres_per_unit,

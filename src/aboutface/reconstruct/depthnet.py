@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..face import MIRROR_68, Face
 from ..geometry import angles_from_rotation, orthographic_pose, rotation_from_angles, unproject
 from ..images import Photo
-from ..morphable import MeanHead
+from ..morphable import POSE_WEIGHTS, MeanHead, outline_trust
 from ..render.facewarper import FACEWARPER_TRIANGLES
 from ..scene import Camera, Mesh, Pose, Scene
 from ..weights import load
@@ -99,7 +99,7 @@ class Normalised:
 
 def normalise(pixels: Tensor, mean_face: Tensor) -> Normalised:
     """Take position, size and roll out of keypoints (B, 68, 2); the roll is that of the fitted mean face (68, 3)."""
-    rotation, _, _ = orthographic_pose(mean_face.expand(len(pixels), -1, -1), pixels)
+    rotation, _, _ = orthographic_pose(mean_face, pixels, POSE_WEIGHTS.to(pixels))
     _, _, roll = angles_from_rotation(rotation)
     upright = rotation_from_angles(roll=-roll)
     centre = pixels.mean(1, keepdim=True)
@@ -113,21 +113,23 @@ def mirror(points: Tensor) -> Tensor:
     return points[..., MIRROR_68, :] * torch.tensor([-1.0, 1.0], dtype=points.dtype)
 
 
-def fix_gauge(points: Tensor, depth: Tensor, expected: Tensor) -> Tensor:
-    """Depth (B, K) with the scale, sign, tilt and offset of `expected` (B, K); points (B, K, 2).
+def fix_gauge(points: Tensor, depth: Tensor, expected: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Depth (B, K) with the scale, sign, tilt and offset of `expected` (B, K); points (B, K, 2), weights (B, K).
 
     What neither is affine in x and y is compared: it is scaled to the size it has in `expected` (and turned over where
     they disagree in sign); the affine part, of which the loss says nothing, is that of `expected`.
     """
     plane = torch.cat([points, torch.ones_like(points[..., :1])], -1)
-    basis, _ = torch.linalg.qr(plane)
+    root = torch.ones_like(depth) if weights is None else weights.sqrt()
+    basis, triangle = torch.linalg.qr(root[..., None] * plane)
 
     def affine_part(z: Tensor) -> Tensor:
-        return (basis @ (basis.mT @ z[..., None]))[..., 0]
+        slopes = torch.linalg.solve_triangular(triangle, basis.mT @ (root * z)[..., None], upper=True)
+        return (plane @ slopes)[..., 0]
 
     shape, wanted = depth - affine_part(depth), expected - affine_part(expected)
-    size, wanted_size = shape.norm(dim=-1), wanted.norm(dim=-1)
-    sign = torch.where((shape * wanted).sum(-1) < 0, -1.0, 1.0).to(depth)
+    size, wanted_size = (root * shape).norm(dim=-1), (root * wanted).norm(dim=-1)
+    sign = torch.where((root.square() * shape * wanted).sum(-1) < 0, -1.0, 1.0).to(depth)
     factor = sign * wanted_size / size.clamp_min(1e-9)
     return factor[:, None] * shape + affine_part(expected)
 
@@ -153,7 +155,8 @@ def estimate_depth(net: DepthNet, face: Normalised, mean_face: Tensor) -> Tensor
     posed = mean_face @ face.rotation.mT
     flat = posed[..., :2] - posed[..., :2].mean(1, keepdim=True)
     posed = posed / flat.square().sum(-1).mean(-1).sqrt()[:, None, None]
-    fixed = fix_gauge(face.points, depth, posed[..., 2])
+    yaw, _, _ = angles_from_rotation(face.rotation)
+    fixed = fix_gauge(face.points, depth, posed[..., 2], outline_trust(yaw))
     return fixed - fixed.mean(1, keepdim=True)
 
 
@@ -172,7 +175,7 @@ class DepthNetReconstructor:
         pixels = torch.from_numpy(face.landmarks)[None].float()
         normal = normalise(pixels, self.mean.landmarks)
         depth = estimate_depth(self.net, normal, self.mean.landmarks)[0] * normal.scale[0]
-        rotation, scale, shift = (t[0] for t in orthographic_pose(self.mean.landmarks[None], pixels))
+        rotation, scale, shift = (t[0] for t in orthographic_pose(self.mean.landmarks, pixels, POSE_WEIGHTS))
         crop = float(face.photo_from_crop(1)[0, 0])
         focal = crop / 2 / math.tan(math.radians(FIELD_OF_VIEW / 2))
         centre = normal.centre[0]
