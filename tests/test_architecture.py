@@ -15,10 +15,11 @@ PACKAGE = "aboutface"
 # A part imports parts of smaller levels only; parts of one level do not import each other.
 LEVELS = [
     {"errors"},
-    {"images", "geometry", "nn", "fit", "weights"},
+    {"images", "geometry", "filters", "nn", "fit", "weights"},
     {"face", "scene", "metrics"},
     {"render", "detect", "morphable", "data"},
-    {"reconstruct", "refine", "head", "compose", "export"},
+    {"reconstruct", "refine", "head", "export"},
+    {"compose", "swap"},
     {"edit", "recipes"},
     {"benchmark", "batch"},
     {"cli", "web"},

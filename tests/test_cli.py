@@ -18,12 +18,13 @@ from PIL import Image
 from skimage.data import astronaut
 
 from aboutface import __version__, weights
-from aboutface.cli import join_values, main
+from aboutface.cli import ALIASES, join_values, main
 from aboutface.cli.arguments import parse_angles, parse_box, parse_face, parse_sweep
 from aboutface.errors import UsageError
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 DOCS = Path(__file__).resolve().parents[1] / "docs"
+VERBS = ("rotate", "frontalize", "animate", "reconstruct", "swap", "models", "doctor", "train")
 VIEW = "me_yaw+020_pitch+000_roll+000.png"
 # 260 pixels around the face of NASA's portrait, shrunk.
 PORTRAIT = astronaut()[0:260, 100:360]
@@ -108,8 +109,7 @@ class TestHelp:
 
     @pytest.mark.parametrize(
         "verb",
-        ["rotate", "frontalize", "frontalise", "animate", "reconstruct", "shape"]
-        + ["swap", "replace", "models", "doctor", "train"],
+        [*VERBS, *ALIASES],
     )
     def test_every_verb_explains_itself(self, verb, capsys):
         assert main([verb, "--help"]) == 0
@@ -122,7 +122,7 @@ class TestHelp:
     def test_the_overview_names_every_verb(self, capsys):
         assert main(["--help"]) == 0
         text = capsys.readouterr().out
-        for verb in ("rotate", "frontalize", "animate", "reconstruct", "swap", "models", "doctor", "train"):
+        for verb in VERBS:
             assert re.search(rf"^  {verb} ", text, re.MULTILINE)
 
 
@@ -682,7 +682,7 @@ class TestDoctor:
         assert "everything works" in captured.err
 
     def test_ill(self, capsys, monkeypatch):
-        monkeypatch.setattr("aboutface.reconstruct.reconstructor", lambda _: None)
+        monkeypatch.setattr(sys.modules["aboutface.reconstruct"], "reconstructor", lambda _: None)
         assert main(["doctor", "--json"]) == 1
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
         assert [line["check"] for line in lines if line["ok"] is False] == ["reconstruction"]

@@ -6,6 +6,8 @@ turned = aboutface.rotate("me.jpg", yaw=30)
 aboutface.reconstruct("me.jpg").mesh.save("me.glb")
 """
 
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -17,13 +19,28 @@ if TYPE_CHECKING:
     from .edit import Pipeline, animate, frontalize, reconstruct, rotate, swap
     from .images import read_photo
 
+_EDIT = ("Pipeline", "animate", "frontalize", "reconstruct", "rotate", "swap")
+
+
+class _Package(ModuleType):
+    """Keeps the verbs `reconstruct` and `swap` from being hidden by the parts of the same name, once imported."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in _EDIT or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
 
 def __getattr__(name: str) -> Any:
     # Late, so that `aboutface --help` and `import aboutface` are quick.
     import importlib
 
-    if name in ("Pipeline", "animate", "frontalize", "reconstruct", "rotate", "swap"):
+    if name in _EDIT:
         return getattr(importlib.import_module(".edit", __name__), name)
     if name == "read_photo":
         return importlib.import_module(".images", __name__).read_photo
+    if name == "render":
+        return importlib.import_module(".render", __name__)
     raise AttributeError(f"module 'aboutface' has no attribute {name!r}")

@@ -36,7 +36,7 @@ def train_mean_head(data: Path, rows: int = 160, columns: int = 160, heads: int 
     # The two sources place jaw points differently, so the jaw is matched to the nearest point of the surface instead.
     jaw = torch.cdist(landmarks[:17], heads_mm).argmin(1)
     sources = torch.cat([heads_mm[jaw], heads_mm[anchors[INNER]]])
-    heads_mm = bend(heads_mm, sources, landmarks, smoothing=1e-3)
+    heads_mm = bend(heads_mm, sources, landmarks, smoothing=0.05, reach=130.0)
     centre = landmarks[[0, 16]].mean(0) * torch.tensor([0.0, 1.0, 1.0]).double()
     vertices, landmarks = heads_mm - centre, landmarks - centre
     return _resample(vertices, triangles, landmarks, rows, columns)
@@ -78,7 +78,7 @@ def _symmetric(landmarks: Tensor) -> Tensor:
 
 def _resample(vertices: Tensor, triangles: Tensor, landmarks: Tensor, rows: int, columns: int) -> MeanHead:
     """Outermost radius about the vertical axis, by drawing the surface in (azimuth, height) with radius as depth."""
-    top, bottom = vertices[:, 1].min() + 0.5, landmarks[8, 1] + 75.0
+    top, bottom = vertices[:, 1].min() + 0.5, landmarks[8, 1] + 55.0
     heights = torch.linspace(float(top), float(bottom), rows).double()
     grid = MeanHead.empty(rows, columns)
     azimuth = torch.atan2(vertices[:, 0], -vertices[:, 2])
