@@ -66,6 +66,9 @@ MAY_BE_REFUSED = (
     "crop-045",
     "deca-image00181",
 )
+# A full profile is turned as one or refused; landmarks of a face that looks ahead are wrong there.
+PROFILES = ("deca-image00181",)
+PROFILE_YAW = 45.0
 
 YAW_ERROR = 5.0
 UNTURNED_LEVELS = 1.0
@@ -339,13 +342,15 @@ def save_sheets(studies: Sequence[Study], folder: Path) -> None:
 
 
 def judge_photos(studies: Sequence[Study], report: Report) -> None:
-    """Every photo gives a result, or NoFaceError where no face like a photo's is to be seen."""
+    """Every photo gives a result, or NoFaceError where no face like a photo's is to be seen; a profile is seen as one."""
     wrong = []
     for one in studies:
         if isinstance(one.error, NoFaceError) and may_be_refused(one.sample.name):
             continue
         if one.error is not None:
             wrong.append(f"{one.sample.name} ({type(one.error).__name__}: {one.error})")
+        elif one.sample.name.startswith(PROFILES) and one.pose is not None and abs(one.pose.yaw) < PROFILE_YAW:
+            wrong.append(f"{one.sample.name} (a profile, taken for yaw {one.pose.yaw:+.0f}°)")
     refused = [s.sample.name for s in studies if isinstance(s.error, AboutfaceError)]
     given = sum(s.error is None for s in studies)
     failed = len(studies) - given - len(refused)

@@ -480,7 +480,8 @@ class TestReconstruct:
     def test_the_mesh_is_a_coloured_head_in_metres(self, made):
         mesh = trimesh.load_mesh(made / "me.glb")
         assert 0.2 < mesh.extents[1] < 0.45
-        assert mesh.visual.material.baseColorTexture is not None
+        texture = getattr(mesh.visual, "material").baseColorTexture  # noqa: B009 (trimesh's types do not know it)
+        assert np.asarray(texture).std() > 10
         assert (made / "me.glb").stat().st_size < 10_000_000
 
     def test_the_snippet_of_the_docs_draws_the_view(self, made):

@@ -96,6 +96,10 @@ def test_photos_are_judged_by_what_a_person_sees():
     assert judged(first_job.Study(sample("cat-007_cat.png"))).met
     assert not judged(given, first_job.Study(sample("d3d-000007.jpg"), NoFaceError("none"))).met
     assert not judged(first_job.Study(sample("cat-007_cat.png"), PhotoError("unreadable"))).met
+    # A profile that is taken for a face looking ahead got wrong landmarks.
+    assert not judged(first_job.Study(sample("deca-image00181.jpg"), pose=Pose(-9, 0, 0))).met
+    assert judged(first_job.Study(sample("deca-image00181.jpg"), pose=Pose(-70, 0, 0))).met
+    assert judged(first_job.Study(sample("deca-image00181.jpg"), NoFaceError("none"))).met
     failed = judged(given, first_job.Study(sample("cat-007_cat.png"), ValueError("oops")))
     assert not failed.met
     assert failed.measured == "1 given, 0 refused, 1 failed; 1 wrongly"

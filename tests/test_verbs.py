@@ -35,7 +35,7 @@ def encoded(format: str) -> bytes:
 
 def test_the_verbs_are_not_hidden_by_the_parts_of_their_names():
     import aboutface.reconstruct
-    import aboutface.swap  # noqa: F401
+    import aboutface.swap
 
     for name in ("animate", "frontalize", "reconstruct", "rotate", "swap"):
         assert getattr(aboutface, name).__module__ == "aboutface.edit.verbs"
@@ -90,12 +90,11 @@ class TestTypes:
 
 class TestLists:
     def test_order_is_kept_and_failures_stay_in_place(self, landmarks, turned):
-        grass = np.zeros((64, 64, 3), np.uint8)
         results = aboutface.rotate([PORTRAIT, "missing.jpg", Image.fromarray(PORTRAIT)], yaw=20, landmarks=landmarks)
         assert [type(result) for result in results] == [np.ndarray, PhotoError, Image.Image]
         np.testing.assert_array_equal(results[0], turned)
         np.testing.assert_array_equal(np.array(results[2]), turned)
-        (failure,) = aboutface.frontalize([grass])
+        (failure,) = aboutface.frontalize([PORTRAIT], face=5)
         assert isinstance(failure, NoFaceError)
         assert failure.exit_code == 4
 
@@ -201,14 +200,14 @@ class TestOtherVerbs:
             PORTRAIT,
             tmp_path / "turn.gif",
             {"yaw": (-10, 10)},
-            seconds=0.3,
+            seconds=0.4,
             fps=10,
             progress=lambda *counts: done.append(counts),
         )
         assert path == Path(tmp_path / "turn.gif")
-        assert done == [(1, 3), (2, 3), (3, 3)]
+        assert done == [(1, 4), (2, 4), (3, 4), (4, 4)]
         with Image.open(path) as video:
-            assert video.n_frames == 3  # pyright: ignore[reportAttributeAccessIssue]
+            assert video.n_frames == 4  # pyright: ignore[reportAttributeAccessIssue]
 
     @pytest.mark.parametrize("sweep", [{"jaw": (0, 1)}, {"yaw": (0, 500)}, {"yaw": (0,)}])
     def test_animate_refuses_other_sweeps(self, sweep, tmp_path):

@@ -106,7 +106,7 @@ def complete_head(photo: Photo, face: Face, scene: Scene) -> Head:
     seen = _shrunk(_seen(mesh, depth, scene.camera, grid, unit), mean)
     atlas_size = int(min(2048, max(256, 2 ** math.ceil(math.log2(3 * face.size)))))
     atlas = _bake(photo, mesh, mean, scene.camera, seen, atlas_size)
-    trusted = torch.maximum(seen, _mirror_columns(seen, mean)) * (1 - smoothstep(height, chin - 10, chin + 5))
+    trusted = torch.maximum(seen, _mirror_columns(seen, mean)) * _above_jaw(mean)
     pixels = project(vertices, scene.camera.K)
     head_rigidity = torch.where(
         height > chin, sample(rigidity[None], pixels, grid.covers)[0], torch.ones(len(vertices))
@@ -234,6 +234,16 @@ def _seen(mesh: Mesh, depth: Tensor, camera: Camera, grid: Grid, unit: float) ->
     return torch.where(hidden, torch.zeros_like(cosine), smoothstep(cosine, 0.2, 0.55))
 
 
+def _above_jaw(mean: MeanHead) -> Tensor:
+    """(V,) 1 on face and skull, 0 on the neck and behind the ears, where people differ too much from the mean head."""
+    jaw = mean.landmarks[8:17]
+    azimuth = mean.azimuths().abs()
+    # The height of the jaw line at each azimuth, and of the ear lobe behind it.
+    line = np.interp(azimuth, torch.atan2(jaw[:, 0], -jaw[:, 2]), jaw[:, 1])
+    below = mean.heights[:, None] - torch.from_numpy(line.astype(np.float32)).clamp_min(15.0)
+    return ((1 - smoothstep(below, -8.0, 2.0)) * (1 - smoothstep(azimuth, 1.4, 1.8))).flatten()
+
+
 def _shrunk(seen: Tensor, mean: MeanHead) -> Tensor:
     """`seen` drawn back from its edges, where an outline a little off would let the background in."""
     picture = seen.view(mean.radius.shape).numpy()
@@ -254,14 +264,22 @@ def _bake(photo: Photo, mesh: Mesh, mean: MeanHead, camera: Camera, seen: Tensor
     own = sample(photo.tensor[0], pixels, (0, 0, photo.width, photo.height)).view(3, size, size)
     weight = to_atlas(seen[:, None])[0] * within
     mirrored, mirrored_weight = own.flip(-1), weight.flip(-1)
-    # The two sides are lit differently: the mirror side takes over this side's colour where both are seen.
-    both = (weight * mirrored_weight).clamp_min(1e-4)
-    gain = (blur(own * both, size / 10) / blur(mirrored * both, size / 10).clamp_min(1e-4)).clamp(0.5, 2)
-    mirrored = (mirrored * gain).clamp(0, 1)
+    mirrored = (mirrored * _gain(own, mirrored, weight * mirrored_weight)).clamp(0, 1)
     # A face is not its own mirror image: its own side serves unless the other is seen much better.
     known = torch.lerp(own, mirrored, smoothstep(mirrored_weight - weight, 0.1, 0.5))
     total = torch.maximum(weight, mirrored_weight)
     return fill(known, total)
+
+
+def _gain(own: Tensor, mirrored: Tensor, both: Tensor) -> Tensor:
+    """(3, h, w) factors that give the mirror side the colour of this side, which is lit differently.
+
+    Measured where both are well seen (`both` near 1), and carried on smoothly to where only one is.
+    """
+    sigma = own.shape[-1] / 40
+    reliable = smoothstep(blur(both[None], sigma), 0.2, 0.6)[0]
+    ratio = (blur(own * both, sigma) + 1e-3) / (blur(mirrored * both, sigma) + 1e-3)
+    return torch.exp(fill(torch.log(ratio.clamp(0.25, 4)), reliable))
 
 
 def _window_of(pixels: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
