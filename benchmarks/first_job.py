@@ -342,7 +342,7 @@ def save_sheets(studies: Sequence[Study], folder: Path) -> None:
 
 
 def judge_photos(studies: Sequence[Study], report: Report) -> None:
-    """Every photo gives a result, or NoFaceError where no face like a photo's is to be seen; a profile is seen as one."""
+    """Every photo gives a result, or NoFaceError where no photo-like face is to be seen; a profile is seen as one."""
     wrong = []
     for one in studies:
         if isinstance(one.error, NoFaceError) and may_be_refused(one.sample.name):
