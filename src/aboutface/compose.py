@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from .filters import smoothstep
 from .geometry import clip_from_camera, project
-from .head import Head, window_intrinsics
+from .head import Grid, Head, window_intrinsics
 from .images import Photo, to_pixels
 from .render import interpolate, rasterize, texture
 from .scene import Scene
@@ -17,6 +17,10 @@ from .scene import Scene
 MAP_SIZE = 900
 """Longest side, in pixels, at which it is worked out where each pixel's colour comes from; colours are taken at the
 photo's own resolution."""
+
+
+FREE_TURN = 30.0
+"""Degrees up to which the surroundings of the head follow its turn."""
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,12 @@ def view(photo: Photo, head: Head, turn: Tensor) -> View:
     zoom = _zoom(max(height, width))
     size = (max(1, round(height * zoom)), max(1, round(width * zoom)))
     clip = clip_from_camera(window_intrinsics(head.scene.camera.K, (left, top, right, bottom), size), size)
-    sheet = _draw(head.sheet, turn, clip, size, torch.stack([_crispness(head, turn), head.around], -1))
+    degrees = _degrees(turn)
+    surroundings = _held_back(head, degrees)
+    crisp = _crispness(surroundings, head.grid, turn)
+    sheet = _draw(surroundings, turn, clip, size, torch.stack([crisp, head.around], -1))
     closed = _draw(head.scene, turn, clip, size, torch.stack([head.trusted, head.seen, head.face_part], -1))
-    share = _share(sheet, closed, head.scene.scale, _degrees(turn))
+    share = _share(sheet, closed, head.scene.scale, degrees)
     fine = (height, width)
     rgb = torch.lerp(
         _colours(head.sheet.albedo, sheet, fine), _colours(head.scene.albedo, closed, fine), _resized(share, fine)
@@ -66,8 +73,9 @@ def view(photo: Photo, head: Head, turn: Tensor) -> View:
 
 
 def _zoom(longest: int) -> float:
-    """Map pixels per photo pixel: 2 for small faces, whose edges would be jagged, less than 1 for huge ones."""
-    return 2.0 if 2 * longest <= MAP_SIZE else min(1.0, MAP_SIZE / longest)
+    """Map pixels per photo pixel: 2 to 4 for small faces, whose edges would be jagged, less than 1 for huge ones."""
+    whole = min(4, MAP_SIZE // longest)
+    return float(whole) if whole >= 2 else min(1.0, MAP_SIZE / longest)
 
 
 def _share(sheet: _Layer, closed: _Layer, millimetres_per_unit: float, degrees: Tensor) -> Tensor:
@@ -87,10 +95,20 @@ def _share(sheet: _Layer, closed: _Layer, millimetres_per_unit: float, degrees: 
     return share * closed.drawn * closed.values[..., 0] * smoothstep(degrees, 1.0, 10.0)
 
 
-def _crispness(head: Head, turn: Tensor) -> Tensor:
+def _held_back(head: Head, degrees: Tensor) -> Scene:
+    """The sheet, of which what is beside the head follows a turn up to FREE_TURN degrees and no further.
+
+    Up to there hair and ears must go along; beyond it the closed head covers their place, and walls would bend.
+    """
+    assert head.sheet.rigidity is not None
+    follow = torch.lerp(torch.ones_like(head.around), (FREE_TURN / degrees).clamp_max(1), head.around)
+    return replace(head.sheet, rigidity=head.sheet.rigidity * follow)
+
+
+def _crispness(sheet: Scene, grid: Grid, turn: Tensor) -> Tensor:
     """(V,) of the sheet: 1 where the turn keeps the photo's detail, 0 where it stretches or hides it."""
-    grid, mesh = head.grid, replace(head.sheet, turn=turn).mesh()
-    turned = project(mesh.vertices, head.sheet.camera.K).view(grid.rows, grid.columns, 2)
+    mesh = replace(sheet, turn=turn).mesh()
+    turned = project(mesh.vertices, sheet.camera.K).view(grid.rows, grid.columns, 2)
     places = grid.pixels()
     dy, dx = torch.gradient(turned, dim=(0, 1))
     jacobian = torch.stack([dx, dy], -1) / (places[1, 0] - places[0, 0])
@@ -132,7 +150,7 @@ def _colours(albedo: Tensor, layer: _Layer, size: tuple[int, int]) -> Tensor:
     spread = functional.adaptive_max_pool2d(planes, size) + functional.adaptive_max_pool2d(-planes, size)
     texels = (spread[0] * torch.tensor([albedo.shape[2], albedo.shape[1]])[:, None, None]).amax(0)
     averaged = functional.adaptive_avg_pool2d(texture(albedo[None], layer.uv), size)[0]
-    return torch.lerp(rgb, averaged, smoothstep(texels, 3.0, 5.0))
+    return torch.lerp(rgb, averaged, smoothstep(texels, 1.5, 3.0))
 
 
 def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -22,7 +22,7 @@ from .morphable import MeanHead, bend, outline_trust
 from .render import interpolate, rasterize
 from .scene import Camera, Mesh, Scene
 
-FALLOFF = 75.0
+FALLOFF = 45.0
 """Millimetres outside the skull and jaw over which the turn fades out."""
 REACH = (190.0, 190.0, 190.0, 210.0)
 """Millimetres of photo left, above, right and below the head's centre that the sheet covers."""
