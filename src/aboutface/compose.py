@@ -23,7 +23,7 @@ FREE_TURN = 30.0
 """Degrees up to which the surroundings of the head follow its turn."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class View:
     """One view of a head in its photo."""
 
@@ -33,7 +33,7 @@ class View:
     """Share of the visible face, 0 to 1, that the photo does not show: mirrored from the other side or filled in."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Layer:
     """A mesh drawn at the size of the maps."""
 
@@ -49,13 +49,12 @@ class _Layer:
 
 def view(photo: Photo, head: Head, turn: Tensor) -> View:
     """The photo with the head turned by the rotation `turn` (3, 3) from where it is in the photo."""
-    left, top, right, bottom = head.grid.window
-    left, top, right, bottom = max(left, 0), max(top, 0), min(right, photo.width), min(bottom, photo.height)
+    left, top, right, bottom = head.grid.within(photo)
     height, width = bottom - top, right - left
     zoom = _zoom(max(height, width))
     size = (max(1, round(height * zoom)), max(1, round(width * zoom)))
     clip = clip_from_camera(window_intrinsics(head.scene.camera.K, (left, top, right, bottom), size), size)
-    degrees = _degrees(turn)
+    degrees = degrees_of(turn)
     surroundings = _held_back(head, degrees)
     crisp = _crispness(surroundings, head.grid, turn)
     sheet = _draw(surroundings, turn, clip, size, torch.stack([crisp, head.around], -1))
@@ -119,8 +118,8 @@ def _crispness(sheet: Scene, grid: Grid, turn: Tensor) -> Tensor:
     return (smoothstep(1 / stretch, 0.3, 0.65) * (determinant > 0)).flatten()
 
 
-def _degrees(rotation: Tensor) -> Tensor:
-    """The angle of a rotation (3, 3)."""
+def degrees_of(rotation: Tensor) -> Tensor:
+    """The angle () by which a rotation (3, 3) turns, 0 to 180."""
     cosine = (rotation.diagonal().sum() - 1) / 2
     return torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))
 
@@ -137,20 +136,26 @@ def _draw(scene: Scene, turn: Tensor, clip_from_scene: Tensor, size: tuple[int, 
 def _colours(albedo: Tensor, layer: _Layer, size: tuple[int, int]) -> Tensor:
     """The layer's colours (3, *size)."""
     if layer.uv.shape[1:3] == size:
-        return texture(albedo[None], layer.uv)[0]
+        return texture(albedo[None], _reflected(layer.uv))[0]
     drawn = layer.drawn.float()
     # Beyond the layer's edge there is no place to take colours from: only drawn neighbours count.
     uv = torch.stack([_resized(layer.uv[0, ..., i] * drawn, size) for i in range(2)], -1)
     uv = uv / _resized(drawn, size).clamp_min(1e-6)[..., None]
-    rgb = texture(albedo[None], uv[None])[0]
+    rgb = texture(albedo[None], _reflected(uv)[None])[0]
     if layer.uv.shape[1] <= size[0]:
         return rgb
     # Where the finer map jumps within a pixel, at the edge of one part before another, its colours are averaged.
     planes = layer.uv[0].permute(2, 0, 1)[None]
     spread = functional.adaptive_max_pool2d(planes, size) + functional.adaptive_max_pool2d(-planes, size)
     texels = (spread[0] * torch.tensor([albedo.shape[2], albedo.shape[1]])[:, None, None]).amax(0)
-    averaged = functional.adaptive_avg_pool2d(texture(albedo[None], layer.uv), size)[0]
+    averaged = functional.adaptive_avg_pool2d(texture(albedo[None], _reflected(layer.uv)), size)[0]
     return torch.lerp(rgb, averaged, smoothstep(texels, 1.5, 3.0))
+
+
+def _reflected(uv: Tensor) -> Tensor:
+    """Texture coordinates brought into 0 to 1: beyond the photo's edge, where nothing is known, it is mirrored."""
+    low, high = (float(end) for end in uv.aminmax())
+    return uv if low >= 0 and high <= 1 else 1 - (1 - uv.abs()).abs()
 
 
 def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Small picture filters on float tensors (C, H, W): spreading, blurring, sampling, soft thresholds."""
+"""Small picture filters on float tensors: spreading, blurring, sampling, soft thresholds."""
 
 import numpy as np
 import torch
@@ -7,13 +7,16 @@ from torch.nn import functional
 
 
 def smoothstep(x: Tensor, low: float, high: float) -> Tensor:
-    """0 below `low`, 1 above `high`, smooth between."""
+    """0 below `low`, 1 above `high`, smooth between; any shape."""
     t = ((x - low) / (high - low)).clamp(0, 1)
     return t * t * (3 - 2 * t)
 
 
 def fill(image: Tensor, weight: Tensor) -> Tensor:
-    """Colours spread from where weight is 1 to where it is 0, from fine to coarse (pull-push; Gortler et al. 1996)."""
+    """Colours (C, H, W) spread from where weight (H, W) is 1 to where it is 0; all 0 where it is 0 everywhere.
+
+    From fine to coarse and back (pull-push; Gortler et al. 1996).
+    """
     height, width = weight.shape
     if min(height, width) <= 2:
         mean = (image * weight).sum((-2, -1), keepdim=True) / weight.sum().clamp_min(1e-6)
@@ -27,11 +30,11 @@ def fill(image: Tensor, weight: Tensor) -> Tensor:
 
 
 def blur(image: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur of (C, H, W); wide ones work on a smaller copy."""
+    """Gaussian blur of (C, H, W), `sigma` in pixels; wide ones work on a smaller copy."""
     import cv2
 
     array = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-    factor = max(1, int(sigma / 4))
+    factor = max(1, min(int(sigma / 4), *array.shape[:2]))
     small = cv2.resize(array, None, fx=1 / factor, fy=1 / factor, interpolation=cv2.INTER_AREA)
     small = cv2.GaussianBlur(small, (0, 0), sigma / factor)
     back = cv2.resize(small, array.shape[1::-1], interpolation=cv2.INTER_LINEAR)

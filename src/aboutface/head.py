@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .errors import NoFaceError
 from .face import Face
 from .filters import blur, fill, sample, smoothstep
 from .geometry import clip_from_camera, grid_faces, project, unproject
-from .images import Photo
+from .images import Photo, to_tensor
 from .morphable import MeanHead, bend, outline_trust
 from .render import interpolate, rasterize
 from .scene import Camera, Mesh, Scene
@@ -28,24 +29,30 @@ REACH = (190.0, 190.0, 190.0, 210.0)
 """Millimetres of photo left, above, right and below the head's centre that the sheet covers."""
 SHEET_STEP = 1 / 180
 """Spacing of the sheet's vertices, as a share of its longer side."""
+GAIN_SIZE = 256
+"""Largest side, in pixels, at which the light of both halves of a face is compared."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Head:
     """A head in its photo, ready to be turned."""
 
     scene: Scene
     """The closed head; its albedo is the baked atlas."""
     sheet: Scene
-    """The photo around and under the head as a surface; its albedo is the photo's window."""
+    """The photo around and under the head as a surface.
+
+    Its albedo is the part of the window that lies in the photo; texture coordinates run beyond 0 and 1 where the window
+    reaches over the photo's edge.
+    """
     seen: Tensor
     """(V,) of the closed head, 0 to 1: how well the photo shows this point."""
     trusted: Tensor
-    """(V,) 0 to 1: how well the photo shows this point or its mirror twin."""
+    """(V,) of the closed head, 0 to 1: how well the photo shows this point or its mirror twin; 0 on the neck."""
     face_part: Tensor
     """(V,) of the closed head, 1 on the face (brows to chin, cheek to cheek), else 0."""
     around: Tensor
-    """(V,) of the sheet, 0 to 1: whether this is beside the head, not on it."""
+    """(V,) of the sheet: 1 beside the head, 0 on it, between within the outermost millimetres of its outline."""
     grid: "Grid"
     """The places of the sheet's vertices in the photo."""
 
@@ -72,15 +79,16 @@ class Grid:
         x, y = (right - left) / (self.columns - 1) / 2, (bottom - top) / (self.rows - 1) / 2
         return (left - x, top - y, right + x, bottom + y)
 
-    def uv(self) -> Tensor:
-        """(rows * columns, 2) places in the window, 0 to 1."""
-        v, u = torch.meshgrid(torch.linspace(0, 1, self.rows), torch.linspace(0, 1, self.columns), indexing="ij")
-        return torch.stack([u, v], -1).flatten(0, 1)
-
     def pixels(self) -> Tensor:
-        """(rows * columns, 2) photo pixels."""
+        """(rows * columns, 2) photo pixels of the points, row by row."""
         left, top, right, bottom = self.window
-        return self.uv() * torch.tensor([right - left, bottom - top]) + torch.tensor([left, top])
+        y, x = torch.linspace(top, bottom, self.rows), torch.linspace(left, right, self.columns)
+        return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).flatten(0, 1)
+
+    def within(self, photo: Photo) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of the part of the window that lies in the photo."""
+        left, top, right, bottom = self.window
+        return (max(left, 0), max(top, 0), min(right, photo.width), min(bottom, photo.height))
 
 
 def complete_head(photo: Photo, face: Face, scene: Scene) -> Head:
@@ -88,65 +96,75 @@ def complete_head(photo: Photo, face: Face, scene: Scene) -> Head:
 
     Args:
         photo: the photo; face: the face in it.
-        scene: any reconstructor's result for them: camera in photo pixels, pose, pivot and 3D landmarks are used.
+        scene: any reconstructor's result for them: camera in photo pixels, pose, pivot, size and 3D landmarks are used.
+
+    Raises ValueError for a scene that lacks one of these, NoFaceError where the face has no area in the photo.
     """
+    _check(photo, scene)
     mean = MeanHead.load()
-    unit = 1 / scene.scale
-    vertices = _bent(mean, scene, unit)
+    mm = 1 / scene.scale
+    vertices = _bent(mean, scene, mm)
     mesh = Mesh(vertices, mean.faces(), mean.uv())
-    window = _window(scene, unit)
-    grid = Grid.over(window)
+    grid = Grid.over(_window(photo, scene, mm))
     chin = float(mean.landmarks[8, 1])
-    height = mean.heights[:, None].expand_as(mean.radius).flatten()
+    height = mean.per_row(mean.heights)
     depth, inside, drawn_height = _depth_at_rest(mesh, height, scene.camera, grid)
     # Necks and collars differ too much for the mean head's: below the chin the sheet falls back to the head's axis.
     below = smoothstep(drawn_height, chin, chin + 50)
     sheet_depth = torch.where(inside, torch.lerp(depth, torch.full_like(depth, scene.pivot[2]), below), depth)
     sheet, rigidity = _sheet(photo, scene, grid, sheet_depth, inside & (drawn_height < chin), inside)
-    seen = _shrunk(_seen(mesh, depth, scene.camera, grid, unit), mean)
-    atlas_size = int(min(2048, max(256, 2 ** math.ceil(math.log2(3 * face.size)))))
-    atlas = _bake(photo, mesh, mean, scene.camera, seen, atlas_size)
+    seen = _shrunk(_seen(mesh, depth, scene.camera, grid, mm), mean)
+    atlas_size = int(min(2048, max(256, 2 ** math.ceil(math.log2(max(1.0, 3 * face.size))))))
+    atlas = _bake(sheet.albedo, grid.within(photo), mesh, mean, scene.camera, seen, atlas_size)
     trusted = torch.maximum(seen, _mirror_columns(seen, mean)) * _above_jaw(mean)
     pixels = project(vertices, scene.camera.K)
     head_rigidity = torch.where(
         height > chin, sample(rigidity[None], pixels, grid.covers)[0], torch.ones(len(vertices))
     )
-    closed = replace(scene, surface=mesh, albedo=atlas, rigidity=head_rigidity)
+    # The photo's light is in its colours already.
+    closed = replace(scene, surface=mesh, albedo=atlas, rigidity=head_rigidity, light=None)
     # The outermost millimetres of the outline are as likely background as head.
-    outside = inside.numpy().astype(np.uint8)
-    distance = cv2.distanceTransform(1 - outside, cv2.DIST_L2, 5) - cv2.distanceTransform(outside, cv2.DIST_L2, 5)
+    on_head = inside.numpy().astype(np.uint8)
+    distance = cv2.distanceTransform(1 - on_head, cv2.DIST_L2, 5) - cv2.distanceTransform(on_head, cv2.DIST_L2, 5)
     around = smoothstep(torch.from_numpy(distance) * _mm_per_cell(scene, grid), -9.0, -2.0)
     brows = float(mean.landmarks[17:27, 1].min())
-    cheeks = (mean.azimuths().abs() < 1.1)[None].expand_as(mean.radius).flatten()
+    cheeks = mean.per_column(mean.azimuths()).abs() < 1.1
     face_part = (cheeks & (height > brows - 15) & (height < chin)).float()
     return Head(closed, sheet, seen, trusted, face_part, around.flatten(), grid)
 
 
-def _bent(mean: MeanHead, scene: Scene, unit: float) -> Tensor:
-    """The mean head's vertices in camera space, through the scene's landmarks."""
+def _check(photo: Photo, scene: Scene) -> None:
+    if scene.landmarks is None or scene.millimetres_per_unit is None:
+        raise ValueError("complete_head: the scene needs landmarks and millimetres_per_unit from its reconstructor")
+    if (scene.camera.height, scene.camera.width) != photo.size:
+        raise ValueError(
+            f"complete_head: expected a camera of the photo's {photo.height} x {photo.width} pixels, "
+            f"got {scene.camera.height} x {scene.camera.width}"
+        )
+
+
+def _bent(mean: MeanHead, scene: Scene, mm: float) -> Tensor:
+    """The mean head's vertices (V, 3) in camera space, through the scene's landmarks; `mm`: a millimetre there."""
     assert scene.landmarks is not None
     rotation, pivot = scene.pose.rotation(), torch.tensor(scene.pivot)
     # Landmarks in the mean head's own frame, millimetres.
-    own = (scene.landmarks - pivot) @ rotation / unit
+    own = (scene.landmarks - pivot) @ rotation / mm
     # On the side turned away a detector follows the outline, not the jaw bone.
     yaw = scene.pose.yaw
     away = torch.arange(0, 8) if yaw < 0 else torch.arange(9, 17)
     trust = outline_trust(torch.tensor(yaw))
     vertices = bend(mean.vertices(), mean.landmarks, own, smoothing=0.05, weights=trust)
     if abs(yaw) > 8:
-        vertices = _to_outline(vertices, mean, scene, own[away], rotation, unit)
-    return vertices * unit @ rotation.mT + pivot
+        vertices = _to_outline(vertices, mean, scene, own[away], rotation)
+    return vertices * mm @ rotation.mT + pivot
 
 
-def _to_outline(
-    vertices: Tensor, mean: MeanHead, scene: Scene, outline: Tensor, rotation: Tensor, unit: float
-) -> Tensor:
+def _to_outline(vertices: Tensor, mean: MeanHead, scene: Scene, outline: Tensor, rotation: Tensor) -> Tensor:
     """Bend the side turned away so that its silhouette passes through the outline points (K, 3), all in millimetres."""
     side = 1.0 if scene.pose.yaw > 0 else -1.0
     posed, wanted = vertices @ rotation.mT, outline @ rotation.mT
-    jaw = mean.heights[:, None].expand_as(mean.radius).flatten() < float(mean.landmarks[8, 1])
-    rows, columns = mean.radius.shape
-    front = (mean.azimuths().abs() < 1.8)[None].expand(rows, columns).flatten()
+    jaw = mean.per_row(mean.heights) < float(mean.landmarks[8, 1])
+    front = mean.per_column(mean.azimuths()).abs() < 1.8
     near = (posed[:, 1] - wanted[:, 1:2]).abs() < 3
     reach = torch.where(near & jaw & front, side * posed[:, 0], torch.full_like(posed[:, 0], -torch.inf))
     extreme, silhouette = reach.max(1)
@@ -158,12 +176,20 @@ def _to_outline(
     return bend(vertices, source, torch.lerp(source, target @ rotation, strength), smoothing=0.2, reach=60.0)
 
 
-def _window(scene: Scene, unit: float) -> tuple[int, int, int, int]:
+def _window(photo: Photo, scene: Scene, mm: float) -> tuple[int, int, int, int]:
     K = scene.camera.K
-    pixels_per_mm = float(K[0, 0]) * unit
+    pixels_per_mm = float(K[0, 0]) * mm
     x, y = project(torch.tensor([scene.pivot]), K)[0].tolist()
     left, above, right, below = (r * pixels_per_mm for r in REACH)
-    return (round(x - left), round(y - above), round(x + right), round(y + below))
+    sides = (x - left, y - above, x + right, y + below)
+    if all(math.isfinite(side) for side in sides):
+        window = (round(sides[0]), round(sides[1]), round(sides[2]), round(sides[3]))
+        if max(window[0], 0) < min(window[2], photo.width) and max(window[1], 0) < min(window[3], photo.height):
+            return window
+    raise NoFaceError(
+        f"The face has no area in the photo of {photo.width} x {photo.height} px: its head would lie in "
+        f"({', '.join(f'{side:.1f}' for side in sides)})."
+    )
 
 
 def _depth_at_rest(mesh: Mesh, height: Tensor, camera: Camera, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
@@ -187,7 +213,7 @@ def window_intrinsics(K: Tensor, window: tuple[float, float, float, float], size
 def _sheet(
     photo: Photo, scene: Scene, grid: Grid, depth: Tensor, skull: Tensor, inside: Tensor
 ) -> tuple[Scene, Tensor]:
-    """The sheet, and its rigidity as a picture on the grid."""
+    """The sheet, and its rigidity as a picture on the grid; `depth`, `skull` and `inside` are such pictures too."""
     mm_per_cell = _mm_per_cell(scene, grid)
     distance = cv2.distanceTransform((~skull).numpy().astype(np.uint8), cv2.DIST_L2, 5)
     rigidity = 1 - smoothstep(torch.from_numpy(distance) * mm_per_cell, 0.0, FALLOFF)
@@ -196,9 +222,11 @@ def _sheet(
     rigidity[:, [0, -1]] = 0
     full_depth = _extended(depth, inside, scene.pivot[2], 1 / mm_per_cell, scene.scale)
     vertices = unproject(grid.pixels(), full_depth.flatten(), scene.camera.K)
-    albedo = torch.from_numpy(_window_of(photo.pixels, grid.window)).permute(2, 0, 1).float() / 255
-    mesh = Mesh(vertices, grid_faces(grid.rows, grid.columns), grid.uv())
-    return replace(scene, surface=mesh, albedo=albedo, rigidity=rigidity.flatten()), rigidity
+    left, top, right, bottom = grid.within(photo)
+    albedo = to_tensor(photo.pixels[top:bottom, left:right])[0]
+    uv = (grid.pixels() - torch.tensor([left, top])) / torch.tensor([right - left, bottom - top])
+    mesh = Mesh(vertices, grid_faces(grid.rows, grid.columns), uv)
+    return replace(scene, surface=mesh, albedo=albedo, rigidity=rigidity.flatten(), light=None), rigidity
 
 
 def _mm_per_cell(scene: Scene, grid: Grid) -> float:
@@ -225,12 +253,12 @@ def _extended(depth: Tensor, inside: Tensor, far: float, cells_per_mm: float, mm
     return torch.lerp(full, smooth, torch.from_numpy(steep))
 
 
-def _seen(mesh: Mesh, depth: Tensor, camera: Camera, grid: Grid, unit: float) -> Tensor:
+def _seen(mesh: Mesh, depth: Tensor, camera: Camera, grid: Grid, mm: float) -> Tensor:
     """(V,) 0 to 1: how squarely the camera sees each vertex at rest; 0 where the head is in front of it."""
     to_camera = -functional.normalize(mesh.vertices, dim=-1)
     cosine = (mesh.normals * to_camera).sum(-1)
     front = sample(depth[None], project(mesh.vertices, camera.K), grid.covers)[0]
-    hidden = (front > 0) & (mesh.vertices[:, 2] > front + 8 * unit)
+    hidden = (front > 0) & (mesh.vertices[:, 2] > front + 8 * mm)
     return torch.where(hidden, torch.zeros_like(cosine), smoothstep(cosine, 0.2, 0.55))
 
 
@@ -251,8 +279,19 @@ def _shrunk(seen: Tensor, mean: MeanHead) -> Tensor:
     return torch.from_numpy(picture).flatten()
 
 
-def _bake(photo: Photo, mesh: Mesh, mean: MeanHead, camera: Camera, seen: Tensor, size: int) -> Tensor:
-    """Atlas (3, size, size): the photo where it shows the head, else its mirror side, else filled in."""
+def _bake(
+    picture: Tensor,
+    part: tuple[int, int, int, int],
+    mesh: Mesh,
+    mean: MeanHead,
+    camera: Camera,
+    seen: Tensor,
+    size: int,
+) -> Tensor:
+    """Atlas (3, size, size): the photo where it shows the head, else its mirror side, else filled in.
+
+    picture: (3, h, w), the `part` (left, top, right, bottom) of the photo.
+    """
     rows, columns = mean.radius.shape
 
     def to_atlas(values: Tensor) -> Tensor:
@@ -260,8 +299,8 @@ def _bake(photo: Photo, mesh: Mesh, mean: MeanHead, camera: Camera, seen: Tensor
         return functional.interpolate(grid, size=(size, size), mode="bilinear", align_corners=False)[0]
 
     pixels = project(to_atlas(mesh.vertices).flatten(1).T, camera.K)
-    within = ((pixels >= 0) & (pixels <= torch.tensor([photo.width, photo.height]))).all(-1).view(size, size)
-    own = sample(photo.tensor[0], pixels, (0, 0, photo.width, photo.height)).view(3, size, size)
+    within = ((pixels >= torch.tensor(part[:2])) & (pixels <= torch.tensor(part[2:]))).all(-1).view(size, size)
+    own = sample(picture, pixels, part).view(3, size, size)
     weight = to_atlas(seen[:, None])[0] * within
     mirrored, mirrored_weight = own.flip(-1), weight.flip(-1)
     mirrored = (mirrored * _gain(own, mirrored, weight * mirrored_weight)).clamp(0, 1)
@@ -274,26 +313,16 @@ def _bake(photo: Photo, mesh: Mesh, mean: MeanHead, camera: Camera, seen: Tensor
 def _gain(own: Tensor, mirrored: Tensor, both: Tensor) -> Tensor:
     """(3, h, w) factors that give the mirror side the colour of this side, which is lit differently.
 
-    Measured where both are well seen (`both` near 1), and carried on smoothly to where only one is.
+    Measured where both are well seen (`both`, (h, w), near 1), and carried on smoothly to where only one is.
     """
-    sigma = own.shape[-1] / 40
-    reliable = smoothstep(blur(both[None], sigma), 0.2, 0.6)[0]
-    ratio = (blur(own * both, sigma) + 1e-3) / (blur(mirrored * both, sigma) + 1e-3)
-    return torch.exp(fill(torch.log(ratio.clamp(0.25, 4)), reliable))
-
-
-def _window_of(pixels: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
-    """The photo's pixels in a window, reflected where it reaches over the edge."""
-    left, top, right, bottom = window
-    height, width = pixels.shape[:2]
-    columns = _reflected(np.arange(left, right), width)
-    rows = _reflected(np.arange(top, bottom), height)
-    return np.ascontiguousarray(pixels[rows][:, columns])
-
-
-def _reflected(index: np.ndarray, size: int) -> np.ndarray:
-    index = index % (2 * size)
-    return np.where(index < size, index, 2 * size - 1 - index)
+    # Nothing finer than the blur is left in the factors: a small copy has it all.
+    size = (min(both.shape[0], GAIN_SIZE), min(both.shape[1], GAIN_SIZE))
+    weighted = (own * both, mirrored * both, both[None])
+    sums = torch.cat([functional.adaptive_avg_pool2d(image[None], size)[0] for image in weighted])
+    sums = blur(sums, size[1] / 40)
+    ratio = (sums[:3] + 1e-3) / (sums[3:6] + 1e-3)
+    logarithm = fill(torch.log(ratio.clamp(0.25, 4)), smoothstep(sums[6], 0.2, 0.6))
+    return torch.exp(functional.interpolate(logarithm[None], both.shape, mode="bilinear", align_corners=False)[0])
 
 
 def _mirror_columns(values: Tensor, mean: MeanHead) -> Tensor:

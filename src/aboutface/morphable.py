@@ -25,7 +25,7 @@ def outline_trust(yaw: Tensor) -> Tensor:
     return trust
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MeanHead:
     """A closed head in cylinder coordinates about the vertical axis through the ears.
 
@@ -51,6 +51,7 @@ class MeanHead:
 
     @classmethod
     def empty(cls, rows: int, columns: int) -> "MeanHead":
+        """All zeros: its columns can be asked for before there is a head."""
         return cls(torch.zeros(rows, columns), torch.zeros(rows), torch.zeros(68, 3))
 
     def azimuths(self) -> Tensor:
@@ -75,6 +76,14 @@ class MeanHead:
         x = self.radius * torch.sin(azimuth)
         z = -self.radius * torch.cos(azimuth)
         return torch.stack([x, self.heights[:, None].expand_as(x), z], -1).flatten(0, 1)
+
+    def per_row(self, values: Tensor) -> Tensor:
+        """(rows * columns,) per vertex, from one value per row (rows,)."""
+        return values[:, None].expand_as(self.radius).flatten()
+
+    def per_column(self, values: Tensor) -> Tensor:
+        """(rows * columns,) per vertex, from one value per column (columns,)."""
+        return values[None].expand_as(self.radius).flatten()
 
     def faces(self) -> Tensor:
         """(F, 3) triangles, clockwise seen from outside, closed at the back."""

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import NoFaceError
 from .face import Face
 from .filters import fill
 from .geometry import affine_2d_from_3d_matrix
 from .head import Head
-from .images import Photo, to_pixels
+from .images import Photo, to_pixels, to_tensor
 from .morphable import bend
 from .render import interpolate, rasterize, texture
 
@@ -24,7 +25,7 @@ INNER_FIT = 0.35
 """How far brows, eyes, nose and mouth move from the affine's place towards the target's: 0 keeps the source's shape."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Swapped:
     """The target photo with the source's face."""
 
@@ -37,17 +38,22 @@ class Swapped:
 
 
 def swap_face(source: Head, target_photo: Photo, target: Face) -> Swapped:
-    """The front of `source` warped to the landmarks of `target` and blended into its photo."""
+    """The front of `source` warped to the landmarks of `target` and blended into its photo.
+
+    Raises NoFaceError where these lie outside the photo.
+    """
     box = _box(target, target_photo)
     left, top, right, bottom = box
     size = (bottom - top, right - left)
-    vertices = _retarget(source, target, box)
-    fragments = rasterize(_clip(vertices, size)[None], source.scene.mesh_at_rest().faces, size)
-    uv = source.scene.mesh_at_rest().uv
-    assert uv is not None
-    drawn = interpolate(torch.cat([uv, source.seen[:, None]], -1), fragments, source.scene.mesh_at_rest().faces)
+    if min(size) < 1:
+        height, width = target_photo.size
+        raise NoFaceError(f"The target's face lies outside its photo of {width} x {height} px.")
+    mesh = source.scene.mesh_at_rest()
+    assert mesh.uv is not None
+    fragments = rasterize(_clip(_retarget(source, target, box), size)[None], mesh.faces, size)
+    drawn = interpolate(torch.cat([mesh.uv, source.seen[:, None]], -1), fragments, mesh.faces)
     rgb = texture(source.scene.albedo[None], drawn[..., :2])[0]
-    there = torch.from_numpy(target_photo.pixels[top:bottom, left:right].copy()).permute(2, 0, 1).float() / 255
+    there = to_tensor(target_photo.pixels[top:bottom, left:right])[0]
     mask = _mask(target, box) * (fragments.triangle_id[0] >= 0)
     mask_soft = _feathered(mask, target.size / 40)
     blended = torch.lerp(there, _in_the_light_of(rgb, there, mask, target.size), mask_soft)
@@ -92,7 +98,7 @@ def _retarget(source: Head, target: Face, box: tuple[int, int, int, int]) -> Ten
 
 
 def _clip(vertices: Tensor, size: tuple[int, int]) -> Tensor:
-    """Orthographic clip space of vertices in pixels."""
+    """Orthographic clip space (V, 4) of vertices (V, 3) in pixels."""
     depth = vertices[:, 2] - vertices[:, 2].mean()
     depth = depth / depth.abs().max().clamp_min(1e-6) * 0.9
     scale = torch.tensor([2 / size[1], 2 / size[0]])

@@ -95,7 +95,9 @@ def test_one_pair_is_overfitted_down_to_its_floor_and_not_below(pair):
 def test_mirrored_keypoints_give_mirrored_depth():
     torch.manual_seed(1)
     net, mean = DepthNet.tiny(), MeanHead.load().landmarks
-    torch.nn.init.normal_(net.layers[-1].weight)
+    last = net.layers[-1]
+    assert isinstance(last, torch.nn.Linear)
+    torch.nn.init.normal_(last.weight)
     pixels = (mean @ rotation_from_angles(yaw=25.0, pitch=8.0, roll=-12.0).mT)[None, :, :2] + torch.randn(1, 68, 2)
     mirrored = mirror(pixels) + torch.tensor([300.0, 0.0])
     depth = estimate_depth(net, normalise(pixels, mean), mean)

@@ -3,13 +3,13 @@
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ..compose import View, view
+from ..compose import View, degrees_of
 from ..detect import Detector, detect
 from ..errors import ConsentError, UsageError
 from ..face import Face
@@ -47,14 +47,14 @@ class Pipeline:
         """The chosen faces of a photo, reconstructed.
 
         Args:
-            source: path, bytes, PIL image, (H, W, 3) uint8 array, (3, H, W) tensor.
+            source: path, bytes, PIL image, (H, W, 3) uint8 array, (3, H, W) tensor, or a Photo.
             face: "largest", "all" or an index, 0 being the largest.
             landmarks, box: given instead of detection; see `detect.detect`.
 
         Raises PhotoError, NoFaceError, UsageError.
         """
         start = time.perf_counter()
-        photo = source if isinstance(source, Photo) else read_photo(source)
+        photo = read_photo(source)
         read = time.perf_counter()
         faces = detect(photo.pixels, face=face, detector=self.detector, landmarks=landmarks, box=box)
         seconds = {"read": read - start, "detect": time.perf_counter() - read}
@@ -78,6 +78,7 @@ class Pipeline:
             yaw, pitch, roll: degrees, or lists of degrees for several views (the longest sets their number, single
                 angles are repeated). The pose afterwards; an angle that is not given stays as it is in the photo.
             relative: the angles are added to the photo's instead.
+            face, landmarks, box: see `portraits`, which also says what is raised.
         """
         wanted = expand_angles(yaw, pitch, roll)
         return [
@@ -108,7 +109,7 @@ class Pipeline:
     def frames(self, portrait: Portrait, poses: Sequence[Pose]) -> Iterator[View]:
         """Views of one portrait in a row of absolute poses, one at a time."""
         for pose in poses:
-            yield _view(portrait, pose)
+            yield portrait.view(pose)
 
     def swap(
         self,
@@ -119,9 +120,9 @@ class Pipeline:
         source_face: Choice = "largest",
         face: Choice = "largest",
     ) -> Result:
-        """The target photo with the source's face on the chosen face.
+        """The target photo with the source's face on the chosen face; the Result's portrait is the target's.
 
-        Raises ConsentError unless `consent` states that the people shown agree.
+        Raises ConsentError unless `consent` states that the people shown agree; else as `portraits`.
         """
         if not consent:
             raise ConsentError(
@@ -129,28 +130,21 @@ class Pipeline:
                 "to state that the people shown have agreed; nothing was written"
             )
         start = time.perf_counter()
-        (portrait,) = self._one(source, source_face, "source")
-        target_photo = read_photo(target)
-        (target_face,) = detect(target_photo.pixels, face=_single(face, "target"), detector=self.detector)
-        detected = time.perf_counter()
-        swapped = swap_face(portrait.head, target_photo, target_face)
-        seconds = {"prepare": detected - start, "swap": time.perf_counter() - detected}
-        warnings = [*portrait.photo.warnings, *portrait.face.warnings, *target_photo.warnings, *target_face.warnings]
+        (portrait,) = self.portraits(source, face=single(source_face, "swap's source"))
+        (place,) = self.portraits(target, face=single(face, "swap's target"))
+        prepared = time.perf_counter()
+        swapped = swap_face(portrait.head, place.photo, place.face)
+        seconds = {"prepare": prepared - start, "swap": time.perf_counter() - prepared}
+        warnings = [*portrait.photo.warnings, *portrait.face.warnings, *place.photo.warnings, *place.face.warnings]
         warnings += about_invention(swapped.invented)
         record = make_record("swap", portrait, seconds, warnings)
         record |= {
-            "target": about_photo(target_photo) | {"face": about_face(target_face)},
+            "target": about_photo(place.photo) | {"face": about_face(place.face)},
             "consent": {"given": True, "statement": "The people shown agreed to this edit, as stated by the user."},
             "altered": "AI-altered: the face was replaced",
         }
-        placed = Portrait(target_photo, target_face, portrait.scene, portrait.head, self.method, seconds)
-        name = f"{target_photo.name}_swap"
-        return Result(
-            placed, (swapped.pixels,), (name,), (portrait.scene.pose,), (swapped.invented,), tuple(warnings), record
-        )
-
-    def _one(self, source: Source, face: Choice, role: str) -> list[Portrait]:
-        return self.portraits(source, face=_single(face, role))
+        name, pose = f"{place.photo.name}_swap", place.scene.pose
+        return Result(place, (swapped.pixels,), (name,), (pose,), (swapped.invented,), tuple(warnings), record)
 
     def _portrait(self, photo: Photo, face: Face, seconds: dict[str, float], of_several: bool) -> Portrait:
         start = time.perf_counter()
@@ -165,7 +159,7 @@ def expand_angles(yaw: Angle, pitch: Angle, roll: Angle) -> list[tuple[float | N
     """One (yaw, pitch, roll) per view; lists must have one length. Raises UsageError, also beyond ±180 degrees."""
     columns: list[list[float | None]] = []
     for name, value in (("yaw", yaw), ("pitch", pitch), ("roll", roll)):
-        values = [value] if value is None or isinstance(value, int | float) else list(value)
+        values: list[Any] = list(value) if is_row(value) else [value]
         if not values:
             raise UsageError(f"{name}: expected at least one angle in degrees, got an empty list")
         for angle in values:
@@ -178,6 +172,13 @@ def expand_angles(yaw: Angle, pitch: Angle, roll: Angle) -> list[tuple[float | N
         raise UsageError(f"yaw, pitch and roll: lists must be equally long or single, got {lengths}")
     spread = [column * count if len(column) == 1 else column for column in columns]
     return list(zip(*spread, strict=True))  # pyright: ignore[reportReturnType]
+
+
+def is_row(angle: Angle) -> TypeGuard[Sequence[float]]:
+    """Whether an angle argument asks for a row of views, even of one."""
+    if isinstance(angle, np.ndarray):
+        return angle.ndim > 0
+    return isinstance(angle, Sequence) and not isinstance(angle, str)
 
 
 def _turned(
@@ -194,7 +195,7 @@ def _turned(
             pose = Pose(*(base + (angle or 0.0) for base, angle in zip(own, angles, strict=True)))
         else:
             pose = Pose(*(base if angle is None else angle for base, angle in zip(own, angles, strict=True)))
-        views.append(_view(portrait, pose))
+        views.append(portrait.view(pose))
         poses.append(pose)
         names.append(f"{portrait.stem}_{name or pose_name(*angles)}")
     seconds = portrait.seconds | {"views": time.perf_counter() - start}
@@ -225,22 +226,14 @@ def pose_name(yaw: float | None, pitch: float | None, roll: float | None) -> str
 
 def about_turn(own: Pose, poses: Sequence[Pose]) -> list[str]:
     """A warning where a pose is far from the photo's own."""
-    farthest = max((_turn_between(own, pose) for pose in poses), default=0.0)
+    farthest = max((float(degrees_of(own.rotation() @ pose.rotation().mT)) for pose in poses), default=0.0)
     if farthest <= FAR_TURN:
         return []
     return [f"turned {farthest:.0f} degrees from the photo's own pose: beyond {FAR_TURN:.0f} much of it is a guess"]
 
 
-def _view(portrait: Portrait, pose: Pose) -> View:
-    return view(portrait.photo, portrait.head, portrait.scene.posed(*pose).turn)
-
-
-def _turn_between(a: Pose, b: Pose) -> float:
-    cosine = ((a.rotation() @ b.rotation().mT).diagonal().sum() - 1) / 2
-    return float(torch.rad2deg(torch.arccos(cosine.clamp(-1, 1))))
-
-
-def _single(face: Choice, role: str) -> Choice:
+def single(face: Choice, role: str) -> Choice:
+    """The choice, if it is of one face. Raises UsageError for "all"."""
     if face == "all":
-        raise UsageError(f"{role} face: swap takes one face, 'largest' or an index, got 'all'")
+        raise UsageError(f"{role}: takes one face, 'largest' or an index, got 'all'")
     return face

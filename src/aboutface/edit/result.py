@@ -9,18 +9,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .. import __version__
+from ..compose import View, view
 from ..export import save_mesh
 from ..face import Face
-from ..head import Head
+from ..head import Head, window_intrinsics
 from ..images import Photo
+from ..reconstruct import RECONSTRUCTORS
 from ..render import Render, render
-from ..scene import Pose, Scene
+from ..scene import FRONTAL, Camera, Pose, Scene
 from ..weights import digest, info
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Portrait:
     """One face of one photo, reconstructed, ready to be turned any number of times."""
 
@@ -30,6 +33,7 @@ class Portrait:
     head: Head
     method: str
     seconds: dict[str, float]
+    """Time that each step took."""
     of_several: bool = False
     """Whether other faces of the same photo are processed too."""
 
@@ -38,8 +42,19 @@ class Portrait:
         """Start of the names of all files made from it."""
         return f"{self.photo.name}_face{self.face.index}" if self.of_several else self.photo.name
 
+    def view(self, pose: Pose) -> View:
+        """The photo with the head in this pose."""
+        return view(self.photo, self.head, self.scene.posed(*pose).turn)
 
-@dataclass(frozen=True)
+    def landmarks(self, pose: Pose) -> Tensor:
+        """68 points (68, 3), camera space, of the head in this pose."""
+        scene = self.scene.posed(*pose)
+        assert scene.landmarks is not None
+        pivot = torch.tensor(scene.pivot)
+        return (scene.landmarks - pivot) @ scene.turn.mT + pivot
+
+
+@dataclass(frozen=True, eq=False)
 class Result:
     """Pictures made from one face, and everything worth knowing about them."""
 
@@ -67,7 +82,7 @@ class Result:
         return self.record
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class HeadMesh:
     """The closed head as an object: frontal, upright, textured."""
 
@@ -75,15 +90,12 @@ class HeadMesh:
 
     def save(self, path: str | Path) -> list[Path]:
         """Write .glb, .obj (with .mtl and _albedo.png) or .ply: metres, y up, facing +z; returns the files made."""
-        scene = replace(self.portrait.head.scene, rigidity=None).posed(0, 0, 0)
-        landmarks = None
-        if scene.landmarks is not None:
-            pivot = torch.tensor(scene.pivot)
-            landmarks = (scene.landmarks - pivot) @ scene.turn.mT + pivot
-        return save_mesh(path, scene, landmarks=landmarks, centre=scene.pivot)
+        # As an object all of it turns, the neck too.
+        scene = replace(self.portrait.head.scene, rigidity=None).posed(*FRONTAL)
+        return save_mesh(path, scene, landmarks=self.portrait.landmarks(FRONTAL), centre=scene.pivot)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Reconstruction:
     """The 3D shape of one face."""
 
@@ -107,11 +119,17 @@ class Reconstruction:
         return self.portrait.face.landmarks
 
     def maps(self) -> Render:
-        """Depth (H, W, mm from the head's axis towards the back, see `depth_mm`), normals and visibility at rest."""
-        return render(self.portrait.head.scene)
+        """The closed head drawn as it is in the photo, at the photo's size; its depth is in scene units."""
+        head, photo = self.portrait.head, self.portrait.photo
+        # The head lies in its window: drawing all of a large photo would take gigabytes.
+        left, top, right, bottom = part = head.grid.within(photo)
+        size = (bottom - top, right - left)
+        drawn = render(replace(head.scene, camera=Camera(window_intrinsics(head.scene.camera.K, part, size), *size)))
+        margins = (left, photo.width - right, top, photo.height - bottom)
+        return Render(**{name: functional.pad(picture, margins) for name, picture in vars(drawn).items()})
 
     def depth_mm(self, maps: Render | None = None) -> Tensor:
-        """(H, W) distance from the camera in millimetres at the photo's size; 0 where the head is not."""
+        """(H, W) distance from the camera along its axis in millimetres; 0 where the head is not. `maps`: if drawn."""
         maps = maps or self.maps()
         return maps.depth * self.portrait.scene.scale
 
@@ -144,12 +162,14 @@ class Reconstruction:
 
 
 def about_invention(share: float) -> list[str]:
+    """A warning where much of a picture's face is not the photo's."""
     if share < 0.3:
         return []
     return [f"{share:.0%} of the visible face is not in the photo: it was taken from the mirror side or filled in"]
 
 
 def make_record(verb: str, portrait: Portrait, seconds: dict[str, float], warnings: Sequence[str]) -> dict[str, Any]:
+    """What the sidecar says of any verb, under the names documented in docs/outputs.md."""
     scene = portrait.scene
     return {
         "tool": f"aboutface {__version__}",
@@ -163,7 +183,7 @@ def make_record(verb: str, portrait: Portrait, seconds: dict[str, float], warnin
             "K": np.round(scene.camera.K.tolist(), 3).tolist(),
             "millimetres_per_unit": scene.millimetres_per_unit,
         },
-        "model": about_model(portrait.method),
+        "model": dict(about_model(portrait.method)),
         "device": "cpu",
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "warnings": list(warnings),
@@ -188,8 +208,8 @@ def angles_of(pose: Pose) -> dict[str, float]:
 
 
 @lru_cache(maxsize=8)
-def about_model(name: str) -> dict[str, str]:
+def about_model(method: str) -> dict[str, str]:
     """Name, hash and licence of a method's weights."""
-    weights = info(name)
+    weights = info(RECONSTRUCTORS[method].weights)
     file = weights.path
-    return {"name": name, "sha256": digest(file) if file else "", "licence": weights.licence}
+    return {"name": weights.name, "sha256": digest(file) if file else "", "licence": weights.licence}

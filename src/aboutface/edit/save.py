@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..compose import view
 from ..errors import OutputError, UsageError
 from ..export import contact_sheet, save_depth, save_json, save_normal, save_npz, save_video
 from ..geometry import project
@@ -181,7 +180,7 @@ def save_turntable(
 
     def frames() -> Iterator[np.ndarray]:
         for done, pose in enumerate(poses):
-            drawn = view(portrait.photo, portrait.head, portrait.scene.posed(*pose).turn)
+            drawn = portrait.view(pose)
             invented.append(drawn.invented)
             if progress:
                 progress(done + 1, len(poses))
@@ -217,12 +216,7 @@ def crop_square(pixels: np.ndarray, photo_from_crop: np.ndarray, size: int) -> n
 
 def landmarks_in(portrait: Portrait, pose: Pose) -> np.ndarray:
     """(68, 2) photo pixels of the landmarks after the head is turned to `pose`."""
-    scene = portrait.scene.posed(*pose)
-    if scene.landmarks is None:
-        return portrait.face.landmarks
-    pivot = torch.tensor(scene.pivot)
-    points = (scene.landmarks - pivot) @ scene.turn.mT + pivot
-    return project(points, scene.camera.K).double().numpy()
+    return project(portrait.landmarks(pose), portrait.scene.camera.K).double().numpy()
 
 
 def preview(shape: Reconstruction) -> np.ndarray:
@@ -231,7 +225,7 @@ def preview(shape: Reconstruction) -> np.ndarray:
     square = portrait.face.photo_from_crop(PREVIEW_SIDE, margin=0.55)
     views = {"input": crop_square(portrait.photo.pixels, square, PREVIEW_SIDE), "shape": _shape_in(shape, square)}
     for yaw in PREVIEW_YAWS:
-        turned = view(portrait.photo, portrait.head, portrait.scene.posed(yaw, 0.0, 0.0).turn)
+        turned = portrait.view(Pose(yaw, 0.0, 0.0))
         views[f"yaw {yaw:+.0f}°" if yaw else "frontal"] = crop_square(turned.pixels, square, PREVIEW_SIDE)
     return contact_sheet(list(views.values()), list(views))
 

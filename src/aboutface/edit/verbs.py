@@ -14,7 +14,7 @@ from ..errors import AboutfaceError, UsageError
 from ..export import save_video
 from ..images import read_photo
 from ..scene import Pose
-from .pipeline import Angle, Choice, Pipeline, Source
+from .pipeline import Angle, Choice, Pipeline, Source, is_row, single
 from .result import Portrait, Reconstruction
 
 T = TypeVar("T")
@@ -44,7 +44,7 @@ def rotate(
 
     Returns the same type as came in. Raises PhotoError, NoFaceError, UsageError.
     """
-    several_views = any(isinstance(angle, Sequence) for angle in (yaw, pitch, roll))
+    several_views = any(is_row(angle) for angle in (yaw, pitch, roll))
 
     def one(source: Source) -> Any:
         opened = read_photo(source)
@@ -117,9 +117,11 @@ def animate(
         sweep: from and to, degrees, per angle; {"yaw": (-40, 40)} if missing. Other angles stay as in the photo.
         seconds: length. there_and_back: ends where it began, so that it loops.
         progress: called with frames done and frames in all.
+
+    Raises PhotoError, NoFaceError, OutputError, and UsageError for an unknown angle, fewer than two frames, face "all".
     """
     pipeline = _pipeline(method)
-    (portrait,) = pipeline.portraits(photo, face=face)
+    (portrait,) = pipeline.portraits(photo, face=single(face, "animate"))
     poses = sweep_poses(portrait, sweep or {"yaw": (-40.0, 40.0)}, round(seconds * fps), there_and_back)
 
     def frames() -> Any:

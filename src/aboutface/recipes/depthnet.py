@@ -9,7 +9,7 @@ Depths of faces kept aside grade the result.
 import json
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,15 @@ from torch import Tensor
 from ..errors import UsageError
 from ..geometry import angles_from_rotation
 from ..morphable import MeanHead
-from ..reconstruct.depthnet import DepthNet, DepthNetSettings, depthnet_loss, estimate_depth, mirror, normalise
+from ..reconstruct.depthnet import (
+    DepthNet,
+    DepthNetSettings,
+    depthnet_loss,
+    estimate_depth,
+    mirror,
+    normalise,
+    posed_mean,
+)
 from .mean_head import real_landmarks
 
 
@@ -47,7 +55,7 @@ def train_depthnet(
     settings: DepthNetSettings | None = None,
     log: Callable[[str], None] = print,
 ) -> tuple[DepthNet, dict[str, float]]:
-    """The trained net and its scores (see `score`)."""
+    """The trained net and its scores (see `score`). Raises UsageError where the data folder lacks a file."""
     training = training or DepthNetTraining()
     mean_face = MeanHead.load().landmarks
     with_depth = real_landmarks(data)
@@ -87,11 +95,9 @@ def score(net: DepthNet, faces: Tensor, mean_face: Tensor) -> dict[str, float]:
     normal = normalise(faces[..., :2], mean_face.double())
     truth = (faces[..., 2] / normal.scale[:, None]).float()
     truth = truth - truth.mean(1, keepdim=True)
-    normal = type(normal)(*(getattr(normal, name).float() for name in normal.__dataclass_fields__))
+    normal = replace(normal, points=normal.points.float(), rotation=normal.rotation.float())
     depth = estimate_depth(net, normal, mean_face)
-    posed = mean_face @ normal.rotation.mT
-    flat = posed[..., :2] - posed[..., :2].mean(1, keepdim=True)
-    template = (posed / flat.square().sum(-1).mean(-1).sqrt()[:, None, None])[..., 2]
+    template = posed_mean(mean_face, normal.rotation)[..., 2]
     template = template - template.mean(1, keepdim=True)
     yaw = angles_from_rotation(normal.rotation)[0].abs()
     result = {"test_faces": float(len(faces))}
@@ -107,7 +113,7 @@ def score(net: DepthNet, faces: Tensor, mean_face: Tensor) -> dict[str, float]:
 
 
 def video_landmarks(data: Path) -> Tensor:
-    """Keypoints (N, 68, 2) of every face in ytf68-train.tar, pixels."""
+    """Keypoints (N, 68, 2) of every face in ytf68-train.tar, pixels. Raises UsageError where it is missing."""
     path = Path(data) / "ytf68-train.tar"
     if not path.is_file():
         raise UsageError(f"{path} is missing: --data takes the folder that holds it")

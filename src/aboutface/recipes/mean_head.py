@@ -3,8 +3,8 @@
     aboutface train mean-head --data DIR
 
 Landmarks are the generalised Procrustes mean of the real faces in aflw2000-3d-landmarks.npz, made symmetric. The
-surface around them is averaged from random ICT-FaceKit heads (MIT, (c) 2020 USC Institute for Creative Technologies),
-bent so that it passes through those landmarks and resampled in cylinder coordinates of our own.
+surface around them is averaged from random heads of ict-facekit-light.npz (MIT, (c) 2020 USC Institute for Creative
+Technologies), bent so that it passes through those landmarks and resampled in cylinder coordinates of our own.
 """
 
 import json
@@ -25,7 +25,7 @@ INNER = torch.arange(17, 68)
 
 
 def train_mean_head(data: Path, rows: int = 160, columns: int = 160, heads: int = 200, seed: int = 0) -> MeanHead:
-    """Measure the mean head from `data` (README of the data names the two files it needs)."""
+    """Measure the mean head from the folder `data`. Raises UsageError where it lacks one of the files named above."""
     faces = real_landmarks(data)
     heads_mm, triangles, anchors = _ict_heads(data, heads, seed)
     mean, _ = procrustes(faces)
@@ -43,7 +43,10 @@ def train_mean_head(data: Path, rows: int = 160, columns: int = 160, heads: int 
 
 
 def real_landmarks(data: Path) -> Tensor:
-    """Real 3D landmarks (N, 68, 3), pixels, x right, y down, z forward, of faces within 90 degrees of frontal."""
+    """Real 3D landmarks (N, 68, 3), pixels, x right, y down, z forward, of faces within 90 degrees of frontal.
+
+    Raises UsageError where the folder lacks aflw2000-3d-landmarks.npz.
+    """
     path = Path(data) / "aflw2000-3d-landmarks.npz"
     if not path.is_file():
         raise UsageError(f"{path} is missing: --data takes the folder that holds it")
@@ -53,6 +56,7 @@ def real_landmarks(data: Path) -> Tensor:
 
 
 def _ict_heads(data: Path, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean of `count` random heads: vertices (V, 3) mm, triangles (F, 3), the vertices (68,) that are landmarks."""
     path = Path(data) / "ict-facekit-light.npz"
     if not path.is_file():
         raise UsageError(f"{path} is missing: --data takes the folder that holds it")

@@ -17,7 +17,10 @@ class Reconstructor(Protocol):
     """Name of its record in `aboutface models list`."""
 
     def __call__(self, photo: Photo, face: Face) -> Scene:
-        """The face's surface at rest in a camera whose pixels are the photo's; sets pose, pivot and 3D landmarks."""
+        """The face's surface at rest, on the CPU, in a camera whose pixels are the photo's.
+
+        Sets pose, pivot, 3D landmarks and millimetres_per_unit. Must be safe to call from several threads.
+        """
         ...
 
 

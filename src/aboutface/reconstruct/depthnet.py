@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ..face import MIRROR_68, Face
 from ..geometry import angles_from_rotation, orthographic_pose, rotation_from_angles, unproject
-from ..images import Photo
+from ..images import Photo, to_tensor
 from ..morphable import POSE_WEIGHTS, MeanHead, outline_trust
 from ..render.facewarper import FACEWARPER_TRIANGLES
 from ..scene import Camera, Mesh, Pose, Scene
@@ -81,7 +81,7 @@ def depthnet_loss(source: Tensor, depth: Tensor, targets: Tensor) -> Tensor:
     return (basis @ (basis.mT @ wanted) - wanted).square().mean()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Normalised:
     """Keypoints brought upright, centred and to unit size, and the way back."""
 
@@ -104,7 +104,7 @@ def normalise(pixels: Tensor, mean_face: Tensor) -> Normalised:
     upright = rotation_from_angles(roll=-roll)
     centre = pixels.mean(1, keepdim=True)
     points = (pixels - centre) @ upright[:, :2, :2].mT
-    scale = points.square().sum(-1).mean(-1).sqrt()
+    scale = _size(points)
     return Normalised(points / scale[:, None, None], upright @ rotation, roll, scale, centre[:, 0])
 
 
@@ -138,7 +138,18 @@ def canonical_targets(mean_face: Tensor) -> Tensor:
     """Keypoints (3, 68, 2) of the mean face seen from the front and turned to both sides: targets for one photo."""
     turned = mean_face @ rotation_from_angles(yaw=torch.tensor([0.0, 30.0, -30.0])).mT
     points = turned[..., :2] - turned[..., :2].mean(1, keepdim=True)
-    return points / points.square().sum(-1).mean(-1).sqrt()[:, None, None]
+    return points / _size(points)[:, None, None]
+
+
+def posed_mean(mean_face: Tensor, rotation: Tensor) -> Tensor:
+    """The mean face (68, 3) in poses (B, 3, 3): (B, 68, 3), its x and y of unit root-mean-square size."""
+    posed = mean_face @ rotation.mT
+    return posed / _size(posed[..., :2] - posed[..., :2].mean(-2, keepdim=True))[..., None, None]
+
+
+def _size(centred: Tensor) -> Tensor:
+    """Root-mean-square distance (...) of centred points (..., K, 2) from 0."""
+    return centred.square().sum(-1).mean(-1).sqrt()
 
 
 def estimate_depth(net: DepthNet, face: Normalised, mean_face: Tensor) -> Tensor:
@@ -152,16 +163,13 @@ def estimate_depth(net: DepthNet, face: Normalised, mean_face: Tensor) -> Tensor
         return net(source, target).unflatten(0, (batch, count)).mean(1)
 
     depth = raw(face.points, targets) + raw(mirror(face.points), mirror(targets))[:, MIRROR_68]
-    posed = mean_face @ face.rotation.mT
-    flat = posed[..., :2] - posed[..., :2].mean(1, keepdim=True)
-    posed = posed / flat.square().sum(-1).mean(-1).sqrt()[:, None, None]
     yaw, _, _ = angles_from_rotation(face.rotation)
-    fixed = fix_gauge(face.points, depth, posed[..., 2], outline_trust(yaw))
+    fixed = fix_gauge(face.points, depth, posed_mean(mean_face, face.rotation)[..., 2], outline_trust(yaw))
     return fixed - fixed.mean(1, keepdim=True)
 
 
 class DepthNetReconstructor:
-    """Face -> Scene: a mesh of the 68 keypoints, textured by the photo."""
+    """Face -> Scene: a mesh of the 68 keypoints, textured by the photo around them. May be shared by threads."""
 
     name = "depthnet"
     weights = "depthnet"
@@ -185,16 +193,25 @@ class DepthNetReconstructor:
         # The axis of the mean head, put where its landmarks best meet these.
         pivot_depth = (depth - scale * (self.mean.landmarks @ rotation.mT)[:, 2]).mean()
         pivot = unproject(shift[None], 1 + pivot_depth[None] / focal, K)[0]
-        uv = pixels[0] / torch.tensor([photo.width, photo.height])
+        left, top, right, bottom = _around(pixels[0], photo)
+        uv = (pixels[0] - torch.tensor([left, top])) / torch.tensor([right - left, bottom - top])
         return Scene(
             surface=Mesh(landmarks, torch.as_tensor(FACEWARPER_TRIANGLES, dtype=torch.int64), uv),
-            albedo=photo.tensor[0],
+            # The rest of the photo would only take memory: 12 bytes per pixel.
+            albedo=to_tensor(photo.pixels[top:bottom, left:right])[0],
             camera=camera,
             pose=Pose.of(rotation),
             pivot=(float(pivot[0]), float(pivot[1]), float(pivot[2])),
             millimetres_per_unit=float(focal / scale),
             landmarks=landmarks,
         )
+
+
+def _around(points: Tensor, photo: Photo) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the photo's part around points (K, 2), at least one pixel."""
+    (left, top), (right, bottom) = points.amin(0).int().tolist(), points.amax(0).int().tolist()
+    left, top = max(0, min(left - 1, photo.width - 1)), max(0, min(top - 1, photo.height - 1))
+    return left, top, max(left + 1, min(right + 2, photo.width)), max(top + 1, min(bottom + 2, photo.height))
 
 
 @lru_cache(maxsize=1)
