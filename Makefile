@@ -5,7 +5,7 @@ BIN := .venv/bin
 .PHONY: demo test format clean
 
 demo: .venv/.installed        ## the main job, on a public-domain portrait or on PHOTO=me.jpg
-	$(BIN)/python examples/demo.py $(PHOTO)
+	$(BIN)/python examples/demo.py "$(PHOTO)"
 
 test: .venv/.installed        ## lint, types, tests
 	$(BIN)/ruff check .

@@ -41,4 +41,4 @@ def demo(photo: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(demo(sys.argv[1] if len(sys.argv) > 1 else portrait()))
+    sys.exit(demo(next(filter(None, sys.argv[1:]), None) or portrait()))

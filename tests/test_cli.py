@@ -235,7 +235,7 @@ class TestFailures:
         def broken(*_args, **_options):
             raise ZeroDivisionError("oh")
 
-        monkeypatch.setattr("aboutface.edit.pipeline.view", broken)
+        monkeypatch.setattr("aboutface.edit.result.view", broken)
         arguments = ["rotate", "me.png", "--yaw", "20", "--landmarks", landmarks_file]
         assert main(arguments) == 1
         error = capsys.readouterr().err
@@ -248,11 +248,11 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("place", "arguments"),
         [
-            ("aboutface.edit.pipeline.view", ["rotate", "me.png", "--yaw", "20", "-o", "new/"]),
+            ("aboutface.edit.result.view", ["rotate", "me.png", "--yaw", "20", "-o", "new/"]),
             ("aboutface.images.os.replace", ["rotate", "me.png", "--yaw", "20", "-o", "x.png"]),
             ("aboutface.images.os.replace", ["reconstruct", "me.png", "-o", "x.glb"]),
             ("aboutface.images.os.replace", ["reconstruct", "me.png", "-o", "x.obj"]),
-            ("aboutface.edit.save.view", ["animate", "me.png", "--seconds", "0.2", "-o", "x.mp4"]),
+            ("aboutface.edit.result.view", ["animate", "me.png", "--seconds", "0.2", "-o", "x.mp4"]),
             ("aboutface.images.os.replace", ["animate", "me.png", "--seconds", "0.2", "-o", "x.gif"]),
         ],
     )

@@ -105,7 +105,7 @@ def _held_back(head: Head, degrees: Tensor) -> Scene:
 
 
 def _crispness(sheet: Scene, grid: Grid, turn: Tensor) -> Tensor:
-    """(V,) of the sheet: 1 where the turn keeps the photo's detail, 0 where it stretches or hides it."""
+    """(V,) of the sheet: 1 where the turn keeps the photo's detail; 0 where it is stretched, hidden or missing."""
     mesh = replace(sheet, turn=turn).mesh()
     turned = project(mesh.vertices, sheet.camera.K).view(grid.rows, grid.columns, 2)
     places = grid.pixels()
@@ -115,7 +115,9 @@ def _crispness(sheet: Scene, grid: Grid, turn: Tensor) -> Tensor:
     determinant = torch.det(jacobian)
     half = jacobian.square().sum((-2, -1)) / 2
     stretch = (half + (half.square() - determinant.square()).clamp_min(0).sqrt()).sqrt()
-    return (smoothstep(1 / stretch, 0.3, 0.65) * (determinant > 0)).flatten()
+    assert mesh.uv is not None
+    in_photo = ((mesh.uv >= 0) & (mesh.uv <= 1)).all(-1)
+    return (smoothstep(1 / stretch, 0.3, 0.65) * (determinant > 0)).flatten() * in_photo
 
 
 def degrees_of(rotation: Tensor) -> Tensor:

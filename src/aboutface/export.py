@@ -54,7 +54,7 @@ def save_mesh(
     Metres, x right, y up, z towards the viewer, origin at `centre` (camera space); corners counter-clockwise from
     outside. texture: (3, H, W) float in [0, 1] or (H, W, 3) uint8, a Scene's own by default. The GLB carries normals
     and one rough, non-metallic, two-sided material; its texture is JPEG, or shrunk, where PNG would pass 10 MB. The
-    PLY is binary with vertex colours and s, t. landmarks (N, 3), camera space, go into the GLB scene's extras.
+    PLY is binary with vertex colours. landmarks (N, 3), camera space, go into the GLB scene's extras.
     metres_per_unit: required where a Scene does not know its own. Raises UsageError, OutputError, MissingError.
     """
     mesh, texture, metres = _mesh_parts(surface, texture, metres_per_unit)
@@ -144,8 +144,6 @@ def _ply(geometry: dict[str, Any], uv: np.ndarray | None, pixels: np.ndarray | N
     trimesh = need("trimesh", "mesh")
     colours = None if pixels is None or uv is None else _sample(pixels, uv)
     mesh = trimesh.Trimesh(**geometry, vertex_colors=colours, process=False)
-    if uv is not None:
-        mesh.vertex_attributes.update(s=uv[:, 0].astype(np.float32), t=uv[:, 1].astype(np.float32))
     return trimesh.exchange.ply.export_ply(mesh, encoding="binary", vertex_normal=True)
 
 

@@ -113,9 +113,10 @@ def complete_head(photo: Photo, face: Face, scene: Scene) -> Head:
     below = smoothstep(drawn_height, chin, chin + 50)
     sheet_depth = torch.where(inside, torch.lerp(depth, torch.full_like(depth, scene.pivot[2]), below), depth)
     sheet, rigidity = _sheet(photo, scene, grid, sheet_depth, inside & (drawn_height < chin), inside)
-    seen = _shrunk(_seen(mesh, depth, scene.camera, grid, mm), mean)
+    part = grid.within(photo)
+    seen = _shrunk(_seen(mesh, depth, scene.camera, grid, part, mm), mean)
     atlas_size = int(min(2048, max(256, 2 ** math.ceil(math.log2(max(1.0, 3 * face.size))))))
-    atlas = _bake(sheet.albedo, grid.within(photo), mesh, mean, scene.camera, seen, atlas_size)
+    atlas = _bake(sheet.albedo, part, mesh, mean, scene.camera, seen, atlas_size)
     trusted = torch.maximum(seen, _mirror_columns(seen, mean)) * _above_jaw(mean)
     pixels = project(vertices, scene.camera.K)
     head_rigidity = torch.where(
@@ -253,13 +254,18 @@ def _extended(depth: Tensor, inside: Tensor, far: float, cells_per_mm: float, mm
     return torch.lerp(full, smooth, torch.from_numpy(steep))
 
 
-def _seen(mesh: Mesh, depth: Tensor, camera: Camera, grid: Grid, mm: float) -> Tensor:
-    """(V,) 0 to 1: how squarely the camera sees each vertex at rest; 0 where the head is in front of it."""
+def _seen(mesh: Mesh, depth: Tensor, camera: Camera, grid: Grid, part: tuple[int, int, int, int], mm: float) -> Tensor:
+    """(V,) 0 to 1: how squarely the camera sees each vertex at rest.
+
+    0 where the head is in front of it, and outside the `part` (left, top, right, bottom) that is in the photo.
+    """
     to_camera = -functional.normalize(mesh.vertices, dim=-1)
     cosine = (mesh.normals * to_camera).sum(-1)
-    front = sample(depth[None], project(mesh.vertices, camera.K), grid.covers)[0]
+    pixels = project(mesh.vertices, camera.K)
+    front = sample(depth[None], pixels, grid.covers)[0]
     hidden = (front > 0) & (mesh.vertices[:, 2] > front + 8 * mm)
-    return torch.where(hidden, torch.zeros_like(cosine), smoothstep(cosine, 0.2, 0.55))
+    outside = ((pixels < torch.tensor(part[:2])) | (pixels > torch.tensor(part[2:]))).any(-1)
+    return torch.where(hidden | outside, torch.zeros_like(cosine), smoothstep(cosine, 0.2, 0.55))
 
 
 def _above_jaw(mean: MeanHead) -> Tensor:
@@ -299,9 +305,8 @@ def _bake(
         return functional.interpolate(grid, size=(size, size), mode="bilinear", align_corners=False)[0]
 
     pixels = project(to_atlas(mesh.vertices).flatten(1).T, camera.K)
-    within = ((pixels >= torch.tensor(part[:2])) & (pixels <= torch.tensor(part[2:]))).all(-1).view(size, size)
     own = sample(picture, pixels, part).view(3, size, size)
-    weight = to_atlas(seen[:, None])[0] * within
+    weight = to_atlas(seen[:, None])[0]
     mirrored, mirrored_weight = own.flip(-1), weight.flip(-1)
     mirrored = (mirrored * _gain(own, mirrored, weight * mirrored_weight)).clamp(0, 1)
     # A face is not its own mirror image: its own side serves unless the other is seen much better.

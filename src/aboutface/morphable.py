@@ -30,7 +30,8 @@ class MeanHead:
     """A closed head in cylinder coordinates about the vertical axis through the ears.
 
     Millimetres; x right, y down, z forward; it looks along -z. Columns run from the back over the image's left side,
-    the face in the middle, and the right side to the back again, denser in front; rows run from the crown to the neck.
+    the face in the middle, and the right side to the back again, denser in front; rows run from the crown to the neck. The
+    first and the last column are the same places, so that texture coordinates need not jump at the back.
     """
 
     radius: Tensor
@@ -56,8 +57,7 @@ class MeanHead:
 
     def azimuths(self) -> Tensor:
         """(columns,) radians, 0 in front, growing towards the image's right."""
-        columns = self.radius.shape[1]
-        s = (torch.arange(columns) + 0.5) / columns * 2 - 1
+        s = torch.linspace(-1, 1, self.radius.shape[1])
         return math.pi * (self.FRONT * s + (1 - self.FRONT) * s**3)
 
     def column_of(self, azimuth: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class MeanHead:
         p, q = a / b, t / b
         root = torch.sqrt(q * q / 4 + p**3 / 27)
         s = _cbrt(q / 2 + root) + _cbrt(q / 2 - root)
-        return (s + 1) / 2 * self.radius.shape[1]
+        return (s + 1) / 2 * (self.radius.shape[1] - 1) + 0.5
 
     def vertices(self) -> Tensor:
         """(rows * columns, 3) row-major."""
@@ -86,17 +86,8 @@ class MeanHead:
         return values[None].expand_as(self.radius).flatten()
 
     def faces(self) -> Tensor:
-        """(F, 3) triangles, clockwise seen from outside, closed at the back."""
-        rows, columns = self.radius.shape
-        across = torch.arange(rows)[:, None] * columns
-        right, left = across + columns - 1, across
-        seam = torch.cat(
-            [
-                torch.cat([right[:-1], left[:-1], right[1:]], 1),
-                torch.cat([left[:-1], left[1:], right[1:]], 1),
-            ]
-        )
-        return torch.cat([grid_faces(rows, columns), seam])
+        """(F, 3) triangles, clockwise seen from outside; open at the neck only."""
+        return grid_faces(*self.radius.shape)
 
     def uv(self) -> Tensor:
         """(rows * columns, 2) texture coordinates of the vertices: the grid itself."""

@@ -127,15 +127,26 @@ def _given(pixels: np.ndarray, landmarks, box) -> list[Face] | None:
         points = read_landmarks(landmarks)
         if not (points.mean(0) > 0).all() or not (points.mean(0) < [pixels.shape[1], pixels.shape[0]]).all():
             raise UsageError(f"The given landmarks lie outside the photo of {pixels.shape[1]} x {pixels.shape[0]} px.")
-        limits = read_box(box) if box is not None else (*points.min(0).tolist(), *points.max(0).tolist())
+        limits = _box_in(pixels, box) if box is not None else (*points.min(0).tolist(), *points.max(0).tolist())
         return [Face(points, limits)]
     if box is not None:
         from .dlib_backend import DlibDetector
 
         dlib_detector = choose("dlib")
         assert isinstance(dlib_detector, DlibDetector)
-        return [dlib_detector.face_in_box(pixels, read_box(box))]
+        return [dlib_detector.face_in_box(pixels, _box_in(pixels, box))]
     return None
+
+
+def _box_in(pixels: np.ndarray, box) -> tuple[float, float, float, float]:
+    """The given box, whose centre must lie in the photo and which must not dwarf it."""
+    left, top, right, bottom = read_box(box)
+    height, width = pixels.shape[:2]
+    inside = 0 < (left + right) / 2 < width and 0 < (top + bottom) / 2 < height
+    if not inside or right - left > 3 * width or bottom - top > 3 * height:
+        given = f"{left:g},{top:g},{right:g},{bottom:g}"
+        raise UsageError(f"The given box {given} lies outside the photo of {width} x {height} px.")
+    return left, top, right, bottom
 
 
 def _why_none(found: list[Face], shape: tuple[int, ...], min_face: float) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..compose import View, degrees_of
 from ..detect import Detector, detect
-from ..errors import ConsentError, UsageError
+from ..errors import AboutfaceError, ConsentError, UsageError
 from ..face import Face
 from ..head import complete_head
 from ..images import Photo, read_photo
@@ -124,13 +124,17 @@ class Pipeline:
 
         Raises ConsentError unless `consent` states that the people shown agree; else as `portraits`.
         """
-        if not consent:
+        if consent is not True:
             raise ConsentError(
                 "swap puts one person's face on another's photo: pass --consent (consent=True) "
                 "to state that the people shown have agreed; nothing was written"
             )
         start = time.perf_counter()
-        (portrait,) = self.portraits(source, face=single(source_face, "swap's source"))
+        try:
+            (portrait,) = self.portraits(source, face=single(source_face, "swap's source"))
+        except AboutfaceError as error:
+            # Of two photos it must be clear which one is meant.
+            raise type(error)(f"the source of the face: {error}") from None
         (place,) = self.portraits(target, face=single(face, "swap's target"))
         prepared = time.perf_counter()
         swapped = swap_face(portrait.head, place.photo, place.face)

@@ -183,7 +183,10 @@ def make_record(verb: str, portrait: Portrait, seconds: dict[str, float], warnin
             "K": np.round(scene.camera.K.tolist(), 3).tolist(),
             "millimetres_per_unit": scene.millimetres_per_unit,
         },
-        "model": dict(about_model(portrait.method)),
+        "model": dict(about_weights(RECONSTRUCTORS[portrait.method].weights)),
+        "weights": [
+            dict(about_weights(name)) for name in ("mean_head", *DETECTOR_WEIGHTS.get(portrait.face.detector, ()))
+        ],
         "device": "cpu",
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "warnings": list(warnings),
@@ -207,9 +210,13 @@ def angles_of(pose: Pose) -> dict[str, float]:
     return {name: round(angle, 2) for name, angle in zip(("yaw", "pitch", "roll"), pose, strict=True)}
 
 
+DETECTOR_WEIGHTS = {"dlib": ("dlib-landmarks",), "mediapipe": ("mediapipe-face-landmarker",)}
+"""Weights behind each detector's landmarks."""
+
+
 @lru_cache(maxsize=8)
-def about_model(method: str) -> dict[str, str]:
-    """Name, hash and licence of a method's weights."""
-    weights = info(RECONSTRUCTORS[method].weights)
-    file = weights.path
-    return {"name": weights.name, "sha256": digest(file) if file else "", "licence": weights.licence}
+def about_weights(name: str) -> dict[str, str]:
+    """Name, hash and licence of a weight file that touched the result."""
+    weights = info(name)
+    known = weights.sha256 or (digest(weights.path) if weights.path and weights.present else "")
+    return {"name": weights.name, "sha256": known, "licence": weights.licence}

@@ -44,6 +44,8 @@ def rotate(
 
     Returns the same type as came in. Raises PhotoError, NoFaceError, UsageError.
     """
+    if yaw is None and pitch is None and roll is None:
+        raise UsageError("rotate: say where the head turns to, for example yaw=30")
     several_views = any(is_row(angle) for angle in (yaw, pitch, roll))
 
     def one(source: Source) -> Any:
@@ -94,7 +96,7 @@ def swap(
 
     `consent=True` states that the people shown agree; without it ConsentError is raised.
     """
-    opened = read_photo(target) if consent else target
+    opened = read_photo(target) if consent is True else target
     result = _pipeline("depthnet").swap(source, opened, consent=consent, source_face=source_face, face=face)
     return result.portrait.photo.like(result.image)
 

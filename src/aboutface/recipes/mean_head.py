@@ -97,6 +97,8 @@ def _resample(vertices: Tensor, triangles: Tensor, landmarks: Tensor, rows: int,
     drawn = interpolate(radius[:, None].float(), fragments, triangles)[0, ..., 0].double()
     drawn = _filled(drawn, fragments.triangle_id[0] >= 0)
     drawn = (drawn + drawn.flip(1)) / 2
+    drawn[:, [0, -1]] = drawn[:, [0, -1]].mean(1, keepdim=True)
+    drawn[0] = 0  # the crown is one point
     return MeanHead(radius=drawn.float(), heights=heights.float(), landmarks=landmarks.float())
 
 
