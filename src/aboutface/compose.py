@@ -105,7 +105,7 @@ def _held_back(head: Head, degrees: Tensor) -> Scene:
 
 
 def _crispness(sheet: Scene, grid: Grid, turn: Tensor) -> Tensor:
-    """(V,) of the sheet: 1 where the turn keeps the photo's detail; 0 where it is stretched, hidden or missing."""
+    """(V,) of the sheet: 1 where the turn keeps the photo's detail, 0 where it stretches it, hides it, or has none."""
     mesh = replace(sheet, turn=turn).mesh()
     turned = project(mesh.vertices, sheet.camera.K).view(grid.rows, grid.columns, 2)
     places = grid.pixels()

@@ -30,8 +30,8 @@ class MeanHead:
     """A closed head in cylinder coordinates about the vertical axis through the ears.
 
     Millimetres; x right, y down, z forward; it looks along -z. Columns run from the back over the image's left side,
-    the face in the middle, and the right side to the back again, denser in front; rows run from the crown to the neck. The
-    first and the last column are the same places, so that texture coordinates need not jump at the back.
+    the face in the middle, and the right side to the back again, denser in front; rows run from the crown to the neck.
+    The first and the last column are the same places, so that texture coordinates need not jump at the back.
     """
 
     radius: Tensor

@@ -153,6 +153,7 @@ def _why_none(found: list[Face], shape: tuple[int, ...], min_face: float) -> str
     if found:
         return f"The largest face is too small ({found[0].size:.0f} px, at least {min_face:g} px are needed)."
     return (
-        f"No face was found in this photo of {shape[1]} x {shape[0]} px: it may be a profile, turned away, covered or too small. "
+        f"No face was found in this photo of {shape[1]} x {shape[0]} px: "
+        "it may be a profile, turned away, covered or too small. "
         "Crop the photo closer, or give --box or --landmarks."
     )

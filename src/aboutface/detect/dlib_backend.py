@@ -93,7 +93,7 @@ class _Guess:
         if self.sure:
             return self.scatter < 0.06
         if not self.hit.by_hog:
-            # Turned far, where the predictor is weak: what the CNN is sure of may scatter more, but not as in a profile.
+            # Turned far, where the predictor is weak: what the CNN is sure of may scatter more; a profile is too much.
             return self.scatter < (0.035 if self.hit.score >= 0.95 else 0.03)
         return self.scatter < (0.025 if self.hit.score >= 0.3 else 0.018)
 
