@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..face import MIRROR_68
+from ..filters import blur, smoothstep
 from ..geometry import apply, procrustes, similarity
 from ..morphable import MeanHead, bend
 from ..render import interpolate, rasterize
@@ -97,6 +98,10 @@ def _resample(vertices: Tensor, triangles: Tensor, landmarks: Tensor, rows: int,
     drawn = interpolate(radius[:, None].float(), fragments, triangles)[0, ..., 0].double()
     drawn = _filled(drawn, fragments.triangle_id[0] >= 0)
     drawn = (drawn + drawn.flip(1)) / 2
+    # One radius per place cannot hold an ear: it becomes a bump instead of torn steps.
+    sideways = grid.azimuths().abs()
+    ears = smoothstep(sideways, 1.2, 1.4) * (1 - smoothstep(sideways, 2.2, 2.5))
+    drawn = torch.lerp(drawn, blur(drawn[None].float(), 3.0)[0].double(), ears.double())
     drawn[:, [0, -1]] = drawn[:, [0, -1]].mean(1, keepdim=True)
     drawn[0] = 0  # the crown is one point
     return MeanHead(radius=drawn.float(), heights=heights.float(), landmarks=landmarks.float())
