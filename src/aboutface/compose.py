@@ -73,7 +73,7 @@ def view(photo: Photo, head: Head, turn: Tensor) -> View:
 
 def _zoom(longest: int) -> float:
     """Map pixels per photo pixel: 2 to 4 for small faces, whose edges would be jagged, less than 1 for huge ones."""
-    whole = min(4, MAP_SIZE // longest)
+    whole = min(4, 500 // longest)
     return float(whole) if whole >= 2 else min(1.0, MAP_SIZE / longest)
 
 
