@@ -86,8 +86,8 @@ REGISTRY: dict[str, Weights] = {
         Weights(
             "mean_head",
             "mean_head.safetensors",
-            "MIT, (c) 2020 USC Institute for Creative Technologies",
-            "Mean head of the ICT-FaceKit morphable model with its 68 landmarks.",
+            "MIT, (c) 2020 USC Institute for Creative Technologies; its landmarks are a mean of a research-only set",
+            "Average of random ICT-FaceKit heads, bent to the mean landmarks of real faces.",
             "Li et al., Learning Formation of Physically-Based Face Attributes, CVPR 2020",
         ),
         Weights(

@@ -126,9 +126,9 @@ def swap(command: Swap) -> int:
         raise UsageError("only one of -s and -t can be standard input")
     choose(command.detector)
     pipeline = Pipeline(command.method, command.detector)
+    source = _read(command.source)
 
     def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
-        source = _read(command.source)
         result = pipeline.swap(source, photo, consent=command.consent, source_face=source_face, face=face)
         keep = [photo.path, source.path]
         yield save_result(result, place, format=command.format, sidecar=result.names[0], keep=keep, seconds=seconds)

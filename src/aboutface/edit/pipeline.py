@@ -134,7 +134,9 @@ class Pipeline:
             (portrait,) = self.portraits(source, face=single(source_face, "swap's source"))
         except AboutfaceError as error:
             # Of two photos it must be clear which one is meant.
-            raise type(error)(f"the source of the face: {error}") from None
+            path = source.path if isinstance(source, Photo) else source
+            name = f", {path}" if isinstance(path, str | Path) and str(path) not in str(error) else ""
+            raise type(error)(f"the source of the face{name}: {error}") from None
         (place,) = self.portraits(target, face=single(face, "swap's target"))
         prepared = time.perf_counter()
         swapped = swap_face(portrait.head, place.photo, place.face)
