@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from aboutface.errors import UsageError
 from aboutface.geometry import clip_from_camera, grid_faces, intrinsics
-from aboutface.render import BACKENDS, Fragments, rasterize
+from aboutface.render import Fragments, rasterize
 
-FAST = sorted(set(BACKENDS) - {"reference"})
+FAST = ["torch", "numba"]  # test_warp.py has the same for its backend
+BACKENDS = ["reference", *FAST]
 FULL_SCREEN = torch.tensor([[-1.0, -1.0, 0.0, 1.0], [3.0, -1.0, 0.0, 1.0], [-1.0, 3.0, 0.0, 1.0]])
 ONE = torch.tensor([[0, 1, 2]])
 
@@ -33,6 +34,16 @@ def soup(seed: int, size: tuple[int, int], kind: str, count: int = 40) -> tuple[
     if kind == "far outside":
         xyz = xyz * 10.0 ** (torch.rand(2, 30, 3, generator=g) * 6)
     clip = torch.cat([xyz, w], -1)
+    if kind == "behind the camera":
+        w = torch.rand(2, 30, 1, generator=g) * 2 - 0.8
+        w[:, :3] *= torch.tensor([0.0, 1e-7, 1e-5])[:, None]
+    if kind == "near plane":
+        # A perspective camera among the triangles: some corners lie behind it, some before its near plane.
+        points = torch.rand(2, 30, 4, generator=g) * torch.tensor([2.0, 2.0, 2.0, 0.0]) - torch.tensor(
+            [1.0, 1, 0.8, -1]
+        )
+        matrix = clip_from_camera(intrinsics(70.0, size), size, near=0.1, far=3.0)
+        xyz, w = (points @ matrix.mT).split([3, 1], -1)
     if kind == "broken":
         bad = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -1.0, 1e38, 1e-38])
         rows = torch.randint(0, 30, (8,), generator=g)
@@ -40,7 +51,7 @@ def soup(seed: int, size: tuple[int, int], kind: str, count: int = 40) -> tuple[
     return clip, torch.randint(0, 30, (count, 3), generator=g)
 
 
-KINDS = ["general", "on centres", "far outside", "broken"]
+KINDS = ["general", "on centres", "far outside", "broken", "behind the camera", "near plane"]
 
 
 @pytest.mark.parametrize("backend", FAST)
@@ -200,8 +211,8 @@ def test_nothing_and_next_to_nothing(backend, order):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("w", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_corner_behind_the_camera_spoils_neither_its_neighbours_nor_the_gradient(backend, w):
+@pytest.mark.parametrize("w", [float("nan"), float("inf"), 2e30])
+def test_a_broken_corner_spoils_neither_its_neighbours_nor_the_gradient(backend, w):
     clip = torch.cat([FULL_SCREEN, torch.tensor([[0.5, 0.5, 0.0, w]])])[None].requires_grad_()
     found = rasterize(clip, torch.tensor([[0, 1, 3], [0, 1, 2]]), (4, 4), backend=backend)
     assert (found.triangle_id == 1).all()
@@ -209,6 +220,63 @@ def test_a_corner_behind_the_camera_spoils_neither_its_neighbours_nor_the_gradie
     assert clip.grad is not None
     assert torch.isfinite(clip.grad).all()
     assert (clip.grad[0, :3] != 0).any()
+
+
+def floor(depths: list[float], size: tuple[int, int]) -> torch.Tensor:
+    """A strip of ground below a camera at the origin, (2N, 4) in clip space: left and right end at each depth."""
+    points = torch.tensor([[x, 1.0, z, 1.0] for z in depths for x in (-100.0, 100.0)], dtype=torch.float64)
+    return points @ clip_from_camera(intrinsics(90.0, size).double(), size, near=0.5, far=1000.0).mT
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("start", [0.6, 0.0, 1e-9, -1e-9, -3.0, -1e6])
+def test_ground_under_the_camera_is_cut_at_the_near_plane(backend, start):
+    # One quad from behind the camera to far ahead. Its depth at a row is focal length / rows below the horizon.
+    clip = floor([start, 64.0], (32, 32))[None].requires_grad_()
+    found = rasterize(clip, torch.tensor([[0, 1, 2], [1, 3, 2]]), (32, 32), backend=backend)
+    focal = 16.0
+    below = torch.arange(32, dtype=torch.float64) + 0.5 - focal
+    depth = focal / below
+    seen = (depth > max(start, 0.5)) & (depth < 64)
+    assert seen.sum() > 10
+    assert torch.equal(found.triangle_id[0] >= 0, seen[:, None].expand(32, 32))
+    expected = (1000.5 / 999.5 - 1000.0 / 999.5 / depth)[seen]
+    torch.testing.assert_close(found.depth[0, seen], expected[:, None].expand(-1, 32), rtol=1e-7, atol=1e-9)
+    found.depth.sum().backward()
+    assert clip.grad is not None
+    assert torch.isfinite(clip.grad).all()
+    assert clip.grad[0, :2].abs().sum() > 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_no_gap_opens_between_triangles_that_are_cut_and_those_that_are_not(backend):
+    # A fan around a point on the screen: every other rim vertex lies behind the camera or at its plane.
+    g = torch.Generator().manual_seed(0)
+    size = (24, 20)
+    angle = torch.linspace(0, 2 * torch.pi, 14, dtype=torch.float64)[:-1]
+    rim = torch.stack([angle.cos(), angle.sin(), torch.full_like(angle, 0.8)], -1)
+    rim[::3, 2] = -0.1
+    rim[1::6, 2] = 0.0
+    points = torch.cat([torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64), rim])
+    matrix = clip_from_camera(intrinsics(60.0, size).double(), size, near=1e-3, far=10.0)
+    clip = (torch.cat([points, torch.ones(14, 1, dtype=torch.float64)], -1) @ matrix.mT)[None]
+    around = torch.arange(13)
+    faces = torch.stack([torch.zeros_like(around), around + 1, (around + 1) % 13 + 1], -1)
+    faces = faces[torch.randperm(13, generator=g)]
+    count = sum((rasterize(clip, f[None], size, backend=backend).triangle_id[0] >= 0).int() for f in faces)
+    assert torch.equal(count, torch.ones(size, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_gradients_of_cut_triangles_are_those_of_finite_differences(backend):
+    clip = floor([-2.0, 5.0], (6, 5))[None].clone()
+    clip[..., 0] += torch.linspace(-3, 4, 4, dtype=torch.float64)
+
+    def values(vertices):
+        return rasterize(vertices, torch.tensor([[0, 1, 2], [1, 3, 2]]), (6, 5), backend=backend)[1:]
+
+    assert (rasterize(clip, torch.tensor([[0, 1, 2], [1, 3, 2]]), (6, 5), backend=backend).triangle_id >= 0).sum() > 8
+    assert torch.autograd.gradcheck(values, clip.requires_grad_())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -257,4 +325,4 @@ def test_wrong_arguments_are_named():
 def test_fragments_are_plain_tensors():
     found = rasterize(FULL_SCREEN[None], ONE, (2, 3))
     assert isinstance(found, Fragments)
-    assert found.triangle_id.dtype == torch.int64
+    assert found.triangle_id.dtype == torch.int32

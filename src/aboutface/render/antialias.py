@@ -1,37 +1,36 @@
 """Silhouettes: pixels at an outline mix both its sides, so that coverage moves smoothly with the vertices."""
 
+import threading
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
+from ..errors import UsageError
+from .backends import choose, function
+from .crossings import cut_at_near_plane
 from .rasterize import Fragments
-from .torch_backend import screen_from_clip
-
-
-class Edges(NamedTuple):
-    """Edges of a mesh, each once. Vertex numbers count through the whole batch."""
-
-    start: Tensor
-    """(E,) int64."""
-    end: Tensor
-    opposite: Tensor
-    """(E, 2): third corner of the two triangles at the edge; twice the same at a border."""
-    item: Tensor
-    """(E,): place in the batch."""
 
 
 class Crossings(NamedTuple):
-    """Places where an outline crosses the line between two neighbouring pixel centres. All (N,)."""
+    """Places where a visible outline crosses the line between two neighbouring pixel centres. All (N,) int64."""
 
     inner: Tensor
-    """Flat index of the pixel on the surface's side."""
+    """Flat index (item, row, column) of the pixel on the surface's side."""
     outer: Tensor
-    distance: Tensor
-    """From the inner pixel's centre to the outline, 0 to 1, differentiable."""
+    start: Tensor
+    """The outline's ends, as rows of the whole batch's vertices."""
+    end: Tensor
+    line: Tensor
+    """Pixel row (if steep) or column that is crossed."""
+    steep: Tensor
+    """1 where the pixels are neighbours in a row, 0 where in a column."""
 
 
-def antialias(image: Tensor, fragments: Fragments, vertices_clip: Tensor, faces: Tensor) -> Tensor:
+def antialias(
+    image: Tensor, fragments: Fragments, vertices_clip: Tensor, faces: Tensor, *, backend: str = "auto"
+) -> Tensor:
     """Blend the two pixels on either side of each visible outline, by how far the outline covers them.
 
     The idea is nvdiffrast's (Laine et al. 2020), driven from the mesh instead of from the pixels: every edge at which
@@ -40,136 +39,122 @@ def antialias(image: Tensor, fragments: Fragments, vertices_clip: Tensor, faces:
 
     Args:
         image: (B, C, H, W), drawn from `fragments`.
-        vertices_clip, faces: those given to `rasterize`.
+        vertices_clip, faces: those given to `rasterize`. What is found out about a `faces` tensor is kept as long as
+            the tensor lives, so give the same one each time.
+        backend: as for `rasterize`.
 
     Returns an image of the same shape, whose gradient reaches `vertices_clip` through the outline's position.
+    Raises UsageError if the sizes do not fit.
     """
-    batch, channels, height, width = image.shape
-    size = height, width
-    screen, usable = screen_from_clip(vertices_clip, size)
-    screen, usable = screen.flatten(0, 1), usable.flatten()
-    corners = faces.expand(batch, -1, -1)
-    corners = corners + torch.arange(batch, device=faces.device).view(-1, 1, 1) * vertices_clip.shape[1]
-    if corners.shape[1] == 0:
-        return image
+    batch, _, height, width = image.shape
+    if fragments.triangle_id.shape != (batch, height, width) or len(vertices_clip) != batch:
+        raise UsageError(
+            f"antialias: expected an image (B, C, H, W) of the fragments' size {tuple(fragments.triangle_id.shape)} "
+            f"and as many meshes, got {tuple(image.shape)} and {len(vertices_clip)}"
+        )
+    name = choose(backend, image.device)
     with torch.no_grad():
-        edges = _outline(_edges(corners), screen, usable)
-    flat = image.movedim(1, -1).reshape(-1, channels)
-    change = torch.zeros_like(flat)
-    total = torch.zeros_like(flat[:, :1])
-    for axis in (0, 1):
-        found = _crossings(edges, screen, corners, fragments, axis, size)
-        # The outline lies in the outer pixel, part of which the surface then covers, or it lies in the inner one.
-        cover = (found.distance - 0.5).to(flat.dtype)[:, None]
-        target = torch.where(cover[:, 0] > 0, found.outer, found.inner)
-        other = torch.where(cover[:, 0] > 0, found.inner, found.outer)
-        weight = cover.abs()
-        change = change.index_add(0, target, weight * (flat[other] - flat[target]))
-        total = total.index_add(0, target, weight)
+        edges = mesh_edges(faces)
+        if len(edges.start) == 0:
+            return image
+        found = function(name, "find_crossings")(
+            vertices_clip, faces.expand(batch, -1, -1), edges, fragments.triangle_id, fragments.depth
+        )
+    found = Crossings(*found)
+    if len(found.inner) == 0:
+        return image
+    # The outline lies in the outer pixel, part of which the surface then covers, or it lies in the inner one.
+    cover = (_distance(vertices_clip, found, (height, width)) - 0.5).to(image.dtype)
+    target = torch.where(cover > 0, found.outer, found.inner)
+    other = torch.where(cover > 0, found.inner, found.outer)
+    weight = cover.abs()
     # Two outlines in one pixel must not take more than all of it.
-    blended = flat + change / total.clamp_min(1)
-    return blended.view(batch, height, width, channels).movedim(-1, 1)
+    total = weight.new_zeros(batch * height * width).index_add(0, target, weight)
+    weight = weight / total.index_select(0, target).clamp_min(1)
+    place, neighbour = (_split(index, height, width) for index in (target, other))
+    change = weight[:, None] * (_at(image, neighbour) - _at(image, place))
+    item, row, column = place
+    return image.movedim(1, -1).index_put((item, row, column), change, accumulate=True).movedim(-1, 1)
 
 
-def _edges(corners: Tensor) -> Edges:
-    """Edges of triangles (B, F, 3)."""
-    batch, count = corners.shape[:2]
-    rows = corners.reshape(-1, 3)
-    start, end = rows.flatten(), rows.roll(-1, 1).flatten()
-    opposite = rows.roll(-2, 1).flatten()
+def _split(index: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    row = index.div(width, rounding_mode="floor")
+    item = row.div(height, rounding_mode="floor")
+    return item, row - item * height, index - row * width
+
+
+def _at(image: Tensor, place: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    item, row, column = place
+    return image[item, :, row, column]
+
+
+def _distance(vertices_clip: Tensor, found: Crossings, size: tuple[int, int]) -> Tensor:
+    """From the inner pixel's centre to the outline, 0 to 1, differentiable."""
+    height, width = size
+    clip = vertices_clip.double().flatten(0, 1)
+    a, b = (clip.index_select(0, i) for i in (found.start, found.end))
+    a, b = cut_at_near_plane(a, b), cut_at_near_plane(b, a)
+    steep = found.steep > 0
+    (ax, ay), (bx, by) = (
+        ((p[:, 0] / p[:, 3] + 1) * (width / 2), (p[:, 1] / p[:, 3] + 1) * (height / 2)) for p in (a, b)
+    )
+    au, av = torch.where(steep, ax, ay), torch.where(steep, ay, ax)
+    bu, bv = torch.where(steep, bx, by), torch.where(steep, by, bx)
+    crossing = au + (bu - au) * ((found.line + 0.5 - av) / (bv - av))
+    _, row, column = _split(found.inner, height, width)
+    return (crossing - (torch.where(steep, column, row) + 0.5)).abs()
+
+
+class Edges(NamedTuple):
+    """Edges of the meshes of a batch, each once. All (E,) int32, numbers of vertices of one item."""
+
+    start: Tensor
+    end: Tensor
+    opposite: Tensor
+    """Third corner of a triangle at the edge."""
+    other: Tensor
+    """Third corner of the second triangle; the same as `opposite` at a border."""
+    first: list[int]
+    """For meshes that share their triangles, [0, E]; else the first edge of each item, and E."""
+
+
+_KNOWN: WeakIdKeyDictionary = WeakIdKeyDictionary()
+_LOCK = threading.Lock()
+
+
+def mesh_edges(faces: Tensor) -> Edges:
+    """Edges of triangles (F, 3) or (B, F, 3), kept as long as that tensor lives and is not written to."""
+    if faces.is_inference():  # has no version to tell whether it was written to
+        return _edges(faces)
+    with _LOCK:
+        known = _KNOWN.get(faces)
+    if known is None or known[0] != faces._version:
+        known = faces._version, _edges(faces)
+        with _LOCK:
+            _KNOWN[faces] = known
+    return known[1]
+
+
+def _edges(faces: Tensor) -> Edges:
+    faces = faces if faces.ndim == 3 else faces[None]
+    batch, count = faces.shape[:2]
+    if faces.numel() == 0:
+        none = faces.new_zeros(0, dtype=torch.int32)
+        return Edges(none, none, none, none, [0] * (batch + 1))
+    vertices = int(faces.max()) + 1
+    # A triangle that repeats a vertex has no area, so its edges bound nothing.
+    whole = ((faces != faces.roll(1, -1)).all(-1)).flatten().repeat_interleave(3)
+    item = torch.arange(batch, device=faces.device).repeat_interleave(count * 3)[whole]
+    start, end, opposite = (faces.roll(-i, -1).flatten()[whole] for i in range(3))
     low, high = torch.minimum(start, end), torch.maximum(start, end)
-    key, order = (low * (int(rows.max()) + 1) + high).sort(stable=True)
-    item = torch.arange(batch, device=rows.device).repeat_interleave(count * 3)[order]
-    start, end, opposite = low[order], high[order], opposite[order]
+    key, order = ((item * vertices + low) * vertices + high).sort(stable=True)
     fresh = torch.ones_like(key, dtype=torch.bool)
     fresh[1:] = key[1:] != key[:-1]
     first = fresh.nonzero().squeeze(1)
     uses = torch.diff(first, append=first.new_tensor([len(key)]))
     # A border has one triangle; where three or more meet, each pair could be an outline, and it is treated as one.
     second = torch.where(uses == 2, first + 1, first)
-    return Edges(start[first], end[first], torch.stack([opposite[first], opposite[second]], -1), item[first])
-
-
-def _outline(edges: Edges, screen: Tensor, usable: Tensor) -> Edges:
-    """The edges with both triangles on the same side, as seen."""
-    a, b = screen[edges.start], screen[edges.end]
-    side = [_side(a, b, screen[edges.opposite[:, i]]) for i in (0, 1)]
-    ok = usable[edges.start] & usable[edges.end] & usable[edges.opposite].all(-1)
-    keep = ok & (side[0] * side[1] > 0)
-    return Edges(*(member[keep] for member in edges))
-
-
-def _side(a: Tensor, b: Tensor, point: Tensor) -> Tensor:
-    """1 or -1: on which side of the line a-b points (N, >=2) lie on the screen; 0 on it."""
-    return ((b[:, 0] - a[:, 0]) * (point[:, 1] - a[:, 1]) - (b[:, 1] - a[:, 1]) * (point[:, 0] - a[:, 0])).sign()
-
-
-def _crossings(
-    edges: Edges, screen: Tensor, corners: Tensor, fragments: Fragments, axis: int, size: tuple[int, int]
-) -> Crossings:
-    """Visible crossings of steep edges with pixel rows (axis 0), or of flat ones with pixel columns (axis 1)."""
-    height, width = size
-    across, along = (width, height) if axis == 0 else (height, width)
-    # In what follows u runs along the rows or columns that are crossed, v counts them.
-    u, v = (screen[:, 0], screen[:, 1]) if axis == 0 else (screen[:, 1], screen[:, 0])
-    with torch.no_grad():
-        du, dv = ((t[edges.end] - t[edges.start]).abs() for t in (u, v))
-        mine = ((dv >= du) if axis == 0 else (dv > du)).nonzero().squeeze(1)
-        edges = Edges(*(member[mine] for member in edges))
-        low = torch.minimum(v[edges.start], v[edges.end])
-        high = torch.maximum(v[edges.start], v[edges.end])
-        first = (low - 0.5).ceil().clamp(0, along)
-        counts = ((high - 0.5).ceil().clamp(0, along) - first).clamp_min(0).long()
-        edge = torch.repeat_interleave(counts)
-        line = torch.arange(len(edge), device=edge.device) - (counts.cumsum(0) - counts)[edge] + first.long()[edge]
-        edges = Edges(*(member[edge] for member in edges))
-    a, b, position = edges.start, edges.end, line + 0.5
-    part = (position - v[a]) / (v[b] - v[a])
-    crossing = u[a] + (u[b] - u[a]) * part
-    with torch.no_grad():
-        # A pixel centre right on the outline counts as after it, as in the top-left rule.
-        before = (crossing - 0.5).ceil() - 1
-        third = screen[edges.opposite[:, 0]]
-        # The surface lies before or after the outline along u.
-        surface_before = (_side(screen[a], screen[b], third) > 0) == ((v[b] > v[a]) == (axis == 0))
-        inside = (before >= 0) & (before + 1 < across)
-        pair = torch.stack([before, before + 1], -1).clamp(0, across - 1).long()
-        pair = torch.where(surface_before[:, None], pair, pair.flip(-1))
-        pixel = line[:, None] * width + pair if axis == 0 else pair * width + line[:, None]
-        pixel = pixel + edges.item[:, None] * height * width
-        depth = screen[a, 2] + (screen[b, 2] - screen[a, 2]) * part
-        place = (crossing, position) if axis == 0 else (position, crossing)
-        keep = (inside & _visible(pixel, depth, place, screen, corners, fragments)).nonzero().squeeze(1)
-    distance = (crossing[keep] - (pair[keep, 0] + 0.5)).abs()
-    return Crossings(pixel[keep, 0], pixel[keep, 1], distance)
-
-
-def _visible(
-    pixel: Tensor, depth: Tensor, place: tuple[Tensor, Tensor], screen: Tensor, corners: Tensor, fragments: Fragments
-) -> Tensor:
-    """Whether the inner pixel (N, first of 2) shows the outline's own surface and the outer one something behind it.
-
-    Depths at the outline are those of the planes of the triangles seen at the two pixels, extended to it. The inner
-    one is not asked to meet the outline exactly: round surfaces fall away ever faster towards it.
-    """
-    ids = fragments.triangle_id.flatten()[pixel]
-    found = fragments.depth.detach().flatten()[pixel].double()
-    item = pixel.div(fragments.triangle_id[0].numel(), rounding_mode="floor")
-    rows = corners[item, ids.clamp_min(0)]
-    x, y = place
-    extended = torch.stack([_plane_depth(screen[rows[:, i]], x, y) for i in (0, 1)], -1)
-    extended = torch.where(torch.isfinite(extended), extended, found)
-    room = 1e-4 * (screen[:, 2].max() - screen[:, 2].min()) + 1e-6
-    inner, outer = found.unbind(-1)
-    own = (ids[:, 0] >= 0) & ((inner - depth).abs() <= 4 * (inner - extended[:, 0]).abs() + room)
-    behind = (ids[:, 1] < 0) | ((outer > depth) & (extended[:, 1] > depth + room))
-    return own & behind
-
-
-def _plane_depth(corners: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """z / w at (x, y) of the planes through corners (N, 3, 4)."""
-    ax, bx, cx = (corners[:, :, 0] - x[:, None]).unbind(-1)
-    ay, by, cy = (corners[:, :, 1] - y[:, None]).unbind(-1)
-    az, bz, cz = corners[:, :, 2].unbind(-1)
-    e0, e1, e2 = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
-    return (e0 * az + e1 * bz + e2 * cz) / (e0 + e1 + e2)
+    start, end, opposite = low[order], high[order], opposite[order]
+    bounds = torch.searchsorted(item[order][first], torch.arange(batch + 1, device=faces.device)).tolist()
+    start, end, opposite, other = (v.int() for v in (start[first], end[first], opposite[first], opposite[second]))
+    return Edges(start, end, opposite, other, bounds)

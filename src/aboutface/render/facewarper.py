@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 from ..errors import UsageError
-from .interpolate import interpolate, texture
+from .interpolate import interpolate
 from .rasterize import Order, rasterize
+from .texture import texture
 
 _CORNERS = """
     0-36-17 0-1-36 1-41-36 1-2-41 2-31-41 2-49-31 2-3-49 3-48-49 3-4-48 4-5-48 5-6-48 6-59-48 6-7-59 7-58-59 7-8-58

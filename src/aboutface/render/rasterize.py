@@ -1,14 +1,12 @@
 """Which triangle is seen at each pixel, and where on it."""
 
-from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from .reference import rasterize_slowly
-from .torch_backend import rasterize_with_torch
+from .backends import Rasterize, choose, load
 
 Order = Literal["depth", "painter"]
 
@@ -17,19 +15,11 @@ class Fragments(NamedTuple):
     """What is seen at each pixel centre."""
 
     triangle_id: Tensor
-    """(B, H, W) int64: row of `faces`, -1 where there is none."""
+    """(B, H, W) int32: row of `faces`, -1 where there is none."""
     barycentric: Tensor
     """(B, H, W, 3): weights of the triangle's corners in the order of `faces`, perspective-correct, 0 where none."""
     depth: Tensor
     """(B, H, W): z / w of clip space, -1 at the near plane; 1 (far) where there is no triangle."""
-
-
-# Each takes (vertices_clip, faces of shape (B, F, 3), (H, W), order) and returns the three members of Fragments.
-# All must give the same ids bit for bit: see `rasterize`.
-BACKENDS: dict[str, Callable[..., tuple[Tensor, Tensor, Tensor]]] = {
-    "reference": rasterize_slowly,
-    "torch": rasterize_with_torch,
-}
 
 
 def rasterize(
@@ -42,23 +32,23 @@ def rasterize(
 ) -> Fragments:
     """Draw triangles, seen from both sides, onto a grid of pixel centres at half-integers.
 
-    Two triangles that share an edge cover each pixel centre on it exactly once (top-left rule). The triangle ids have
-    no gradient; barycentrics and depth have the exact one, with respect to `vertices_clip`.
-
-    Every backend finds ids by the same float64 sums, whatever the input's type, so that they agree bit for bit:
-    x = (X / w + 1) * (W / 2), y alike; edge(a, b) = (ax - px) * (by - py) - (ay - py) * (bx - px), which changes
-    only its sign when a and b are exchanged; depth = (e0 * z0 + e1 * z1 + e2 * z2) / (e0 + e1 + e2), compared after
-    rounding to float32.
+    Two triangles that share an edge cover each pixel centre on it exactly once (top-left rule). What lies before the
+    near plane (z / w < -1) or behind the camera is cut away; at the far plane nothing is. The triangle ids have no
+    gradient; barycentrics and depth have the exact one, with respect to `vertices_clip`.
 
     Args:
         vertices_clip: (B, V, 4), float32 or float64; the clip space of `geometry.clip_from_camera`.
-        faces: (F, 3) for all items of the batch, or (B, F, 3); int64.
+        faces: (F, 3) for all items of the batch, or (B, F, 3); int64. Repeat a vertex to leave a triangle out.
         size: (H, W) in pixels.
-        backend: a key of BACKENDS, or "auto".
+        backend: "auto", "torch", "numba", "warp", "nvdiffrast" or "reference": see `backends.choose`.
         order: "depth": the smallest z / w wins, among equals the first triangle. "painter": the last triangle wins.
 
-    A triangle with a corner at or behind the camera (w <= 1e-6), not finite, or further than 1e7 half-images away is
-    left out as a whole: there is no clipping at the near plane yet.
+    Every backend of ours finds ids by the same float64 sums, whatever the input's type, so that they agree bit for bit:
+    x = (X / w + 1) * (W / 2), y alike; edge(a, b) = (ax - px) * (by - py) - (ay - py) * (bx - px), which changes
+    only its sign when a and b are exchanged; depth = (e0 * z0 + e1 * z1 + e2 * z2) / (e0 + e1 + e2), compared after
+    rounding to float32. An edge with a vertex that cannot be divided by its w (see screen.py) takes homogeneous
+    coordinates instead: edge(a, b) = (aX - px * aw) * (bY - py * bw) - (aY - py * aw) * (bX - px * bw), with
+    aX = (X + w) * (W / 2). Triangles with a coordinate that is not finite or beyond 1e30 are left out.
 
     Raises UsageError for wrong shapes, types and names, and for faces that name missing vertices.
     """
@@ -66,15 +56,11 @@ def rasterize(
         raise UsageError(f"rasterize: order must be 'depth' or 'painter', got {order!r}")
     _check(vertices_clip, faces, size)
     faces = faces.expand(vertices_clip.shape[0], -1, -1)
-    return Fragments(*_backend(backend)(vertices_clip, faces, (int(size[0]), int(size[1])), order))
-
-
-def _backend(name: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
-    if name == "auto":
-        name = "torch"
-    if name not in BACKENDS:
-        raise UsageError(f"rasterize: unknown backend {name!r}, choose from auto, {', '.join(BACKENDS)}")
-    return BACKENDS[name]
+    size = int(size[0]), int(size[1])
+    name = choose(backend, vertices_clip.device)
+    if hasattr(load(name), "rasterize_backward"):
+        return Fragments(*Rasterize.apply(vertices_clip, faces, size, order, name))
+    return Fragments(*load(name).rasterize(vertices_clip, faces, size, order))
 
 
 def _check(vertices: Tensor, faces: Tensor, size: tuple[int, int]) -> None:

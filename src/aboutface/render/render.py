@@ -9,9 +9,10 @@ from ..errors import UsageError
 from ..geometry import clip_from_camera, project, unproject, vertex_normals
 from ..scene import Camera, Mesh, Scene
 from .antialias import antialias
-from .interpolate import interpolate, texture
+from .interpolate import interpolate
 from .rasterize import Fragments, Order, rasterize
 from .shade import shade
+from .texture import texture
 
 
 @dataclass(frozen=True)

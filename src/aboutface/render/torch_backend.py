@@ -1,84 +1,142 @@
-"""The rasteriser in PyTorch operations: no loop over triangles, any device.
+"""The rasteriser in PyTorch operations: no loop over triangles, any device that has float64.
 
 Every triangle's bounding box is cut into (triangle, pixel) fragments; those inside their triangle bid for their pixel
 with a number that holds depth above and triangle below, and the smallest bid wins.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-NEAR_W = 1e-6
-"""Smallest camera depth of a corner that is drawn."""
-FARTHEST = 1e7
-"""Largest |x / w|, |y / w|, |z / w| of a corner that is drawn; float64 edges are then right to 1e-6 pixels."""
+from .crossings import find_crossings as find_crossings
+from .screen import LARGEST, screen_from_clip
+
 CHUNK = {"cpu": 1 << 16, "cuda": 1 << 22}
 """Fragments or pixels handled at once, by kind of device: bounds the memory, and fits the processor's cache."""
 NO_BID = torch.iinfo(torch.int64).max
 
 
-class Triangles(NamedTuple):
-    """Triangles that may cover a pixel, turned so that the edge functions are positive inside. All (T,)."""
-
-    ax: Tensor
-    ay: Tensor
-    bx: Tensor
-    by: Tensor
-    cx: Tensor
-    cy: Tensor
-    az: Tensor
-    bz: Tensor
-    cz: Tensor
-    left: Tensor
-    """First pixel column of the bounding box."""
-    top: Tensor
-    width: Tensor
-    height: Tensor
-    face: Tensor
-    """Row in `faces`."""
-    item: Tensor
-    """Place in the batch."""
+def rasterize(vertices_clip: Tensor, faces: Tensor, size: tuple[int, int], order: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Members of Fragments for vertices (B, V, 4) and faces (B, F, 3): see `rasterize` in rasterize.py."""
+    ids = triangle_ids(vertices_clip, faces, size, order)
+    return ids, *resolve(vertices_clip, faces, ids)
 
 
-def rasterize_with_torch(
-    vertices_clip: Tensor, faces: Tensor, size: tuple[int, int], order: str
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Members of Fragments for vertices (B, V, 4) and faces (B, F, 3): see `rasterize`."""
-    batch, count = vertices_clip.shape[:2]
-    screen, usable = screen_from_clip(vertices_clip, size)
-    corners = faces + torch.arange(batch, device=faces.device).view(-1, 1, 1) * count
-    with torch.no_grad():
-        ids = _triangle_ids(screen.flatten(0, 1), usable.flatten(), corners, size, order)
-    return ids, *resolve(screen.flatten(0, 1), corners, ids, vertices_clip.dtype)
-
-
-def screen_from_clip(vertices_clip: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Vertices (B, V, 4) float64 as x and y in pixels, z / w, 1 / w; and which of them can be drawn, (B, V)."""
+def triangle_ids(vertices_clip: Tensor, faces: Tensor, size: tuple[int, int], order: str) -> Tensor:
+    """(B, H, W) int32: the triangle seen at each pixel centre, -1 where there is none."""
+    batch, count = faces.shape[:2]
     height, width = size
-    clip = vertices_clip.double()
-    w = clip[..., 3:]
-    usable = (torch.isfinite(clip) & (w > NEAR_W) & (clip.abs() <= FARTHEST * w)).all(-1)
-    # Replaced before the division: a zero w would otherwise send NaN into the gradient of every vertex.
-    clip = torch.where(usable[..., None], clip, torch.ones_like(clip))
-    x, y, z, w = clip.unbind(-1)
-    return torch.stack([(x / w + 1) * (width / 2), (y / w + 1) * (height / 2), z / w, 1 / w], -1), usable
+    vertices = _Vertices.of(vertices_clip, size)
+    rows = _vertex_rows(faces, vertices_clip.shape[1])
+    bids = torch.full((batch * height * width,), NO_BID, dtype=torch.int64, device=faces.device)
+    for kind in (_Plain, _Clipped):
+        triangles = kind.set_up(vertices, rows, size)
+        ends = ((triangles.right - triangles.left + 1) * (triangles.bottom - triangles.top + 1)).cumsum(0)
+        total = int(ends[-1]) if len(ends) else 0
+        chunk = _chunk(faces.device)
+        for start in range(0, total, chunk):
+            pixel, bid = _bids(triangles, ends, start, min(start + chunk, total), size, count, order)
+            bids.scatter_reduce_(0, pixel, bid, "amin")
+    ids = bids & 0xFFFFFFFF
+    if order == "painter":
+        ids = count - 1 - ids
+    return torch.where(bids == NO_BID, -1, ids).int().view(batch, height, width)
 
 
-def resolve(screen: Tensor, corners: Tensor, ids: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Barycentric (B, H, W, 3) and depth (B, H, W) at pixels whose triangle is known; differentiable.
-
-    Args:
-        screen: (B * V, 4) of `screen_from_clip`; corners: (B, F, 3), rows of `screen`; ids: (B, H, W).
-        dtype: of the result; the sums are float64.
-    """
+def resolve(vertices_clip: Tensor, faces: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+    """Barycentric (B, H, W, 3) and depth (B, H, W) at pixels whose triangle is known."""
+    size = ids.shape[1:]
+    vertices, rows = _Vertices.of(vertices_clip, (size[0], size[1])), _vertex_rows(faces, vertices_clip.shape[1])
     flat = ids.flatten()
     seen = (flat >= 0).nonzero().squeeze(1)
-    parts = [_mixture(screen, corners, flat, part, ids.shape[1:]) for part in in_chunks(seen)]
-    weights, depth = (torch.cat([part[i].to(dtype) for part in parts]) for i in (0, 1))
-    barycentric = torch.zeros(len(flat), 3, dtype=dtype, device=ids.device).index_copy_(0, seen, weights)
-    far = torch.ones(len(flat), dtype=dtype, device=ids.device).index_copy_(0, seen, depth)
-    return barycentric.view(*ids.shape, 3), far.view(ids.shape)
+    barycentric = vertices_clip.new_zeros(len(flat), 3)
+    depth = vertices_clip.new_ones(len(flat))
+    for part in in_chunks(seen):
+        at = _Seen.of(vertices, rows, flat, part, size)
+        scale = 1 / (at.e[0] * at.w[0] + at.e[1] * at.w[1] + at.e[2] * at.w[2])
+        nearness = 1 / (at.e[0] + at.e[1] + at.e[2])
+        barycentric[part] = torch.stack([e * nearness for e in at.e], -1).to(barycentric)
+        depth[part] = ((at.e[0] * at.z[0] + at.e[1] * at.z[1] + at.e[2] * at.z[2]) * scale).to(depth)
+    return barycentric.view(*ids.shape, 3), depth.view(ids.shape)
+
+
+def rasterize_backward(
+    vertices_clip: Tensor, faces: Tensor, ids: Tensor, grad_barycentric: Tensor | None, grad_depth: Tensor | None
+) -> Tensor:
+    """Gradient (B, V, 4) with respect to `vertices_clip`.
+
+    With corners A_i = (x_i, y_i, w_i), x and y homogeneous pixels measured from the pixel's centre, the weights l solve
+    sum(l_i A_i) = (0, 0, 1); barycentrics are l / sum(l), and depth is sum(l_i z_i). From there, with g the gradient
+    with respect to l and q = A^-T g, the gradient with respect to A_i is -l_i q.
+    """
+    height, width = ids.shape[1:]
+    vertices, rows = _Vertices.of(vertices_clip, (height, width)), _vertex_rows(faces, vertices_clip.shape[1])
+    flat = ids.flatten()
+    total = torch.zeros(vertices_clip.shape[0] * vertices_clip.shape[1], 4, dtype=torch.float64, device=ids.device)
+    for part in in_chunks((flat >= 0).nonzero().squeeze(1)):
+        at = _Seen.of(vertices, rows, flat, part, ids.shape[1:])
+        determinant = at.e[0] * at.w[0] + at.e[1] * at.w[1] + at.e[2] * at.w[2]
+        weights = [e / determinant for e in at.e]
+        gradient = [torch.zeros_like(weights[0]) for _ in range(3)]
+        grad_z = None
+        if grad_barycentric is not None:
+            given = grad_barycentric.reshape(-1, 3).index_select(0, part).double().unbind(-1)
+            whole = weights[0] + weights[1] + weights[2]
+            mean = (given[0] * weights[0] + given[1] * weights[1] + given[2] * weights[2]) / whole
+            gradient = [(g - mean) / whole for g in given]
+        if grad_depth is not None:
+            grad_z = grad_depth.flatten().index_select(0, part).double()
+            gradient = [g + grad_z * z for g, z in zip(gradient, at.z, strict=True)]
+        qx, qy, qw = at.inverse_transposed_times([g / determinant for g in gradient])
+        # From (x - px w, y - py w, w) in pixels back to clip space.
+        by_w = qw + qx * (width / 2 - at.px) + qy * (height / 2 - at.py)
+        qx, qy = qx * (width / 2), qy * (height / 2)
+        for corner, weight in enumerate(weights):
+            dz = torch.zeros_like(weight) if grad_z is None else grad_z * weight
+            change = torch.stack([-weight * qx, -weight * qy, dz, -weight * by_w], -1)
+            total.index_add_(0, at.rows[:, corner], change)
+    return total.to(vertices_clip).view_as(vertices_clip)
+
+
+def interpolate(attributes: Tensor, ids: Tensor, barycentric: Tensor, faces: Tensor) -> Tensor:
+    """Attributes (B or 1, V, C) at every pixel, (B, H, W, C)."""
+    flat, weights = ids.flatten(), barycentric.reshape(-1, 3)
+    rows, table = _vertex_rows(faces, attributes.shape[1], len(attributes)), attributes.flatten(0, 1)
+    picture = attributes.new_zeros(len(flat), attributes.shape[-1])
+    for part in in_chunks((flat >= 0).nonzero().squeeze(1)):
+        corners = rows.index_select(0, _triangle_rows(flat, part, ids.shape, faces.shape[1]))
+        picture[part] = _mixed(table, corners, weights.index_select(0, part).to(table.dtype))
+    return picture.view(*ids.shape, -1)
+
+
+def interpolate_backward(
+    attributes: Tensor,
+    ids: Tensor,
+    barycentric: Tensor,
+    faces: Tensor,
+    grad: Tensor,
+    wanted: tuple[bool, bool],
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients with respect to attributes (B or 1, V, C) and barycentric (B, H, W, 3), where wanted."""
+    flat, weights = ids.flatten(), barycentric.reshape(-1, 3)
+    rows, table = _vertex_rows(faces, attributes.shape[1], len(attributes)), attributes.flatten(0, 1)
+    by_attribute = torch.zeros_like(table) if wanted[0] else None
+    by_weight = torch.zeros_like(weights) if wanted[1] else None
+    grad = grad.reshape(len(flat), -1)
+    for part in in_chunks((flat >= 0).nonzero().squeeze(1)):
+        corners = rows.index_select(0, _triangle_rows(flat, part, ids.shape, faces.shape[1]))
+        given, weight = grad.index_select(0, part), weights.index_select(0, part).to(table.dtype)
+        if by_attribute is not None:
+            for i in range(3):
+                by_attribute.index_add_(0, corners[:, i], given * weight[:, i : i + 1])
+        if by_weight is not None:
+            values = [(given * table.index_select(0, corners[:, i])).sum(-1) for i in range(3)]
+            by_weight[part] = torch.stack(values, -1).to(by_weight)
+    return (
+        None if by_attribute is None else by_attribute.view_as(attributes),
+        None if by_weight is None else by_weight.view_as(barycentric),
+    )
 
 
 def in_chunks(index: Tensor) -> tuple[Tensor, ...]:
@@ -90,115 +148,305 @@ def _chunk(device: torch.device) -> int:
     return CHUNK.get(device.type, CHUNK["cuda"])
 
 
-def _mixture(screen: Tensor, corners: Tensor, ids: Tensor, seen: Tensor, size: torch.Size) -> tuple[Tensor, Tensor]:
-    """Barycentrics (N, 3) and depth (N,) at the pixels `seen` (N,) of flat `ids`."""
-    height, width = size
-    line = seen.div(width, rounding_mode="floor")
-    item = line.div(height, rounding_mode="floor")
-    rows = corners.flatten(0, 1).index_select(0, ids.index_select(0, seen) + item * corners.shape[1])
-    x = (seen - line * width).to(screen.dtype) + 0.5
-    y = (line - item * height).to(screen.dtype) + 0.5
-    (ax, ay, az, aw), (bx, by, bz, bw), (cx, cy, cz, cw) = (
-        screen.index_select(0, rows[:, i]).unbind(-1) for i in range(3)
-    )
-    ax, bx, cx, ay, by, cy = ax - x, bx - x, cx - x, ay - y, by - y, cy - y
-    e0, e1, e2 = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
-    depth = (e0 * az + e1 * bz + e2 * cz) / (e0 + e1 + e2)
-    e0, e1, e2 = e0 * aw, e1 * bw, e2 * cw
-    return torch.stack([e0, e1, e2], -1) / (e0 + e1 + e2)[:, None], depth
+def _vertex_rows(faces: Tensor, count: int, batch: int | None = None) -> Tensor:
+    """Corners (B * F, 3) as rows of a table of all items' vertices, or of one table for all if `batch` is 1."""
+    if batch == 1:
+        return faces.flatten(0, 1)
+    return (faces + torch.arange(len(faces), device=faces.device).view(-1, 1, 1) * count).flatten(0, 1)
 
 
-def _triangle_ids(screen: Tensor, usable: Tensor, corners: Tensor, size: tuple[int, int], order: str) -> Tensor:
-    batch, count = corners.shape[:2]
-    height, width = size
-    triangles = _set_up(screen, usable, corners, size)
-    bids = torch.full((batch * height * width,), NO_BID, dtype=torch.int64, device=screen.device)
-    ends = (triangles.width * triangles.height).cumsum(0)
-    total = int(ends[-1]) if len(ends) else 0
-    chunk = _chunk(screen.device)
-    for start in range(0, total, chunk):
-        pixel, bid = _bids(triangles, ends, start, min(start + chunk, total), size, count, order)
-        bids.scatter_reduce_(0, pixel, bid, "amin")
-    ids = bids & 0xFFFFFFFF
-    if order == "painter":
-        ids = count - 1 - ids
-    return torch.where(bids == NO_BID, -1, ids).view(batch, height, width)
+def _triangle_rows(ids: Tensor, pixels: Tensor, shape: torch.Size, count: int) -> Tensor:
+    """Rows of `_vertex_rows` of the triangles seen at `pixels` (N,) of flat `ids`."""
+    item = pixels.div(shape[1] * shape[2], rounding_mode="floor")
+    return ids.index_select(0, pixels) + item * count
 
 
-def _set_up(screen: Tensor, usable: Tensor, corners: Tensor, size: tuple[int, int]) -> Triangles:
-    count = corners.shape[1]
-    height, width = size
-    rows = corners.reshape(-1, 3)
-    x, y = (screen[:, i][rows] for i in (0, 1))
-    left, right = _pixel_range(x, width)
-    top, bottom = _pixel_range(y, height)
-    ax, bx, cx = x.unbind(-1)
-    ay, by, cy = y.unbind(-1)
-    area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-    drawn = usable[rows].all(-1) & (area != 0) & (right >= left) & (bottom >= top)
-    keep = drawn.nonzero().squeeze(1)
-    rows, area = rows[keep], area[keep]
-    a, b, c = rows.unbind(-1)
-    b, c = torch.where(area > 0, b, c), torch.where(area > 0, c, b)
-    ax, bx, cx, ay, by, cy, az, bz, cz = (screen[:, i][v] for i in range(3) for v in (a, b, c))
-    left, top = left[keep], top[keep]
-    face, item = keep % max(count, 1), keep.div(max(count, 1), rounding_mode="floor")
-    return Triangles(
-        ax, ay, bx, by, cx, cy, az, bz, cz, left, top, right[keep] - left + 1, bottom[keep] - top + 1, face, item
-    )
+def _mixed(table: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
+    a, b, c = (table.index_select(0, corners[:, i]) * weights[:, i : i + 1] for i in range(3))
+    return a + b + c
 
 
-def _pixel_range(positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """First and last pixel whose centre lies between the three positions (T, 3), inside the image."""
-    low, high = positions.aminmax(dim=-1) if len(positions) else (positions[:, 0], positions[:, 0])
-    first = (low - 0.5).ceil().clamp(0, length).long()
-    last = (high - 0.5).floor().clamp(-1, length - 1).long()
+@dataclass(frozen=True)
+class _Vertices:
+    """All vertices of a batch. Each (N,) float64, but for the two masks."""
+
+    x: Tensor
+    """Pixels; NaN, as y and depth, where not plain."""
+    y: Tensor
+    depth: Tensor
+    clip_x: Tensor
+    clip_y: Tensor
+    z: Tensor
+    w: Tensor
+    plain: Tensor
+    """(N,) bool: see `screen_from_clip`."""
+    usable: Tensor
+    """(N,) bool: no coordinate is larger than LARGEST."""
+    size: tuple[int, int]
+
+    @classmethod
+    def of(cls, vertices_clip: Tensor, size: tuple[int, int]) -> "_Vertices":
+        screen, plain = screen_from_clip(vertices_clip, size)
+        clip = vertices_clip.double().flatten(0, 1)
+        x, y, depth, _ = screen.flatten(0, 1).unbind(-1)
+        # Contiguous columns are gathered from much faster.
+        x, y, depth = (column.contiguous() for column in (x, y, depth))
+        clip_x, clip_y, z, w = (column.contiguous() for column in clip.unbind(-1))
+        usable = (clip.abs() <= LARGEST).all(-1)
+        return cls(x, y, depth, clip_x, clip_y, z, w, plain.flatten(), usable, size)
+
+    def homogeneous(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """x and y in homogeneous pixels: divided by w they are the place on the screen."""
+        w = self.w.index_select(0, rows)
+        x = (self.clip_x.index_select(0, rows) + w) * (self.size[1] / 2)
+        return x, (self.clip_y.index_select(0, rows) + w) * (self.size[0] / 2)
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """The corners of the triangles seen at N pixels: lists of three (N,) float64."""
+
+    rows: Tensor
+    """(N, 3): rows of `_Vertices`."""
+    x: list[Tensor]
+    """Homogeneous pixels from the pixel's centre."""
+    y: list[Tensor]
+    z: list[Tensor]
+    w: list[Tensor]
+    e: list[Tensor]
+    """x and y of the other two corners, crossed: twice the area of pixel, and those two, times both their w."""
+    px: Tensor
+    """(N,) the pixel's centre."""
+    py: Tensor
+
+    @classmethod
+    def of(cls, vertices: _Vertices, rows: Tensor, ids: Tensor, pixels: Tensor, size: torch.Size) -> "_Seen":
+        height, width = size
+        line = pixels.div(width, rounding_mode="floor")
+        item = line.div(height, rounding_mode="floor")
+        count = len(rows) * height * width // max(len(ids), 1)
+        rows = rows.index_select(0, ids.index_select(0, pixels) + item * count)
+        px = (pixels - line * width).double() + 0.5
+        py = (line - item * height).double() + 0.5
+        columns = rows.unbind(-1)
+        z, w = ([v.index_select(0, c) for c in columns] for v in (vertices.z, vertices.w))
+        x, y = ([v.index_select(0, c) for c in columns] for v in (vertices.x, vertices.y))
+        x = [(a - px) * b for a, b in zip(x, w, strict=True)]
+        y = [(a - py) * b for a, b in zip(y, w, strict=True)]
+        odd = (~vertices.plain.index_select(0, rows.flatten())).view_as(rows).any(-1).nonzero().squeeze(1)
+        if len(odd):
+            for i, column in enumerate(columns):
+                hx, hy = vertices.homogeneous(column[odd])
+                x[i][odd] = hx - px[odd] * w[i][odd]
+                y[i][odd] = hy - py[odd] * w[i][odd]
+        e = [x[i - 2] * y[i - 1] - y[i - 2] * x[i - 1] for i in range(3)]
+        return cls(rows, x, y, z, w, e, px, py)
+
+    def inverse_transposed_times(self, g: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Sum of g_i times the cross product of the other two corners (x, y, w)."""
+        parts = []
+        for u, v in ((self.y, self.w), (self.w, self.x)):
+            terms = [g[i] * (u[i - 2] * v[i - 1] - v[i - 2] * u[i - 1]) for i in range(3)]
+            parts.append(terms[0] + terms[1] + terms[2])
+        return parts[0], parts[1], g[0] * self.e[0] + g[1] * self.e[1] + g[2] * self.e[2]
+
+
+@dataclass(frozen=True)
+class _Triangles:
+    """Triangles that may cover a pixel. Tensors (T,), corners turned so that the edge functions are positive inside."""
+
+    corners: list[Tensor]
+    """Rows of `_Vertices`, three times (T,)."""
+    left: Tensor
+    """First pixel column of the bounding box."""
+    right: Tensor
+    """Last one."""
+    top: Tensor
+    bottom: Tensor
+    face: Tensor
+    """Row of `_vertex_rows`."""
+
+
+@dataclass(frozen=True)
+class _Plain(_Triangles):
+    """Triangles of plain vertices."""
+
+    x: list[Tensor]
+    y: list[Tensor]
+    z: list[Tensor]
+
+    @classmethod
+    def set_up(cls, vertices: _Vertices, rows: Tensor, size: tuple[int, int]) -> "_Plain":
+        columns = rows.unbind(-1)
+        x, y = ([v.index_select(0, c) for c in columns] for v in (vertices.x, vertices.y))
+        left, right = _centres_between(_least(x), _most(x), size[1])
+        top, bottom = _centres_between(_least(y), _most(y), size[0])
+        area = (x[1] - x[0]) * (y[2] - y[0]) - (y[1] - y[0]) * (x[2] - x[0])
+        # The area of a triangle with a vertex that is not plain is NaN.
+        keep = ((area.abs() > 0) & (right >= left) & (bottom >= top)).nonzero().squeeze(1)
+        corners = _turned([c[keep] for c in columns], area[keep])
+        x, y, z = ([v.index_select(0, c) for c in corners] for v in (vertices.x, vertices.y, vertices.depth))
+        return cls(corners, left[keep], right[keep], top[keep], bottom[keep], keep, x, y, z)
+
+    def edges(self, tri: Tensor, px: Tensor, py: Tensor) -> list[Tensor]:
+        x = [v.index_select(0, tri).sub_(px) for v in self.x]
+        y = [v.index_select(0, tri).sub_(py) for v in self.y]
+        return [x[i - 2] * y[i - 1] - y[i - 2] * x[i - 1] for i in range(3)]
+
+    def direction(self, tri: Tensor, start: int, end: int) -> tuple[Tensor, Tensor]:
+        return self.x[end][tri] - self.x[start][tri], self.y[end][tri] - self.y[start][tri]
+
+    def depth(self, tri: Tensor, e: list[Tensor]) -> Tensor:
+        z = [v.index_select(0, tri) for v in self.z]
+        return (e[0] * z[0] + e[1] * z[1] + e[2] * z[2]) / (e[0] + e[1] + e[2])
+
+
+@dataclass(frozen=True)
+class _Clipped(_Triangles):
+    """Triangles with a vertex that is not plain: behind the camera, in its plane, or far outside the image.
+
+    They are drawn in homogeneous coordinates (Olano and Greer 1997), which needs no new vertices. Edges between plain
+    vertices still use the sums of `_Plain`, so that no gap opens beside triangles drawn that way.
+    """
+
+    vertices: _Vertices
+
+    @classmethod
+    def set_up(cls, vertices: _Vertices, rows: Tensor, size: tuple[int, int]) -> "_Clipped":
+        odd = vertices.usable[rows].all(-1) & ~vertices.plain[rows].all(-1)
+        keep = odd.nonzero().squeeze(1)
+        rows = rows[keep]
+        (ax, bx, cx), (ay, by, cy), (aw, bw, cw) = (
+            v[rows].unbind(-1) for v in (vertices.clip_x, vertices.clip_y, vertices.w)
+        )
+        area = aw * (bx * cy - by * cx) + bw * (cx * ay - cy * ax) + cw * (ax * by - ay * bx)
+        left, right, top, bottom = _clipped_box(vertices, rows, size)
+        drawn = (area != 0) & (right >= left) & (bottom >= top) & (torch.maximum(torch.maximum(aw, bw), cw) > 0)
+        some = drawn.nonzero().squeeze(1)
+        corners = _turned(list(rows[some].unbind(-1)), area[some])
+        return cls(corners, left[some], right[some], top[some], bottom[some], keep[some], vertices)
+
+    def edges(self, tri: Tensor, px: Tensor, py: Tensor) -> list[Tensor]:
+        v = self.vertices
+        x, y, w, plain, far_x, far_y = [], [], [], [], [], []
+        for column in self.corners:
+            rows = column.index_select(0, tri)
+            w.append(v.w[rows])
+            plain.append(v.plain[rows])
+            x.append(v.x[rows] - px)
+            y.append(v.y[rows] - py)
+            hx, hy = v.homogeneous(rows)
+            far_x.append(hx - px * w[-1])
+            far_y.append(hy - py * w[-1])
+        edges = []
+        for start, end in ((1, 2), (2, 0), (0, 1)):
+            near = (x[start] * y[end] - y[start] * x[end]) * (w[start] * w[end])
+            far = far_x[start] * far_y[end] - far_y[start] * far_x[end]
+            edges.append(torch.where(plain[start] & plain[end], near, far))
+        return edges
+
+    def direction(self, tri: Tensor, start: int, end: int) -> tuple[Tensor, Tensor]:
+        v = self.vertices
+        a, b = self.corners[start][tri], self.corners[end][tri]
+        (ax, ay), (bx, by) = v.homogeneous(a), v.homogeneous(b)
+        plain = v.plain[a] & v.plain[b]
+        dx = torch.where(plain, v.x[b] - v.x[a], bx * v.w[a] - ax * v.w[b])
+        return dx, torch.where(plain, v.y[b] - v.y[a], by * v.w[a] - ay * v.w[b])
+
+    def depth(self, tri: Tensor, e: list[Tensor]) -> Tensor:
+        z, w = ([v.index_select(0, c[tri]) for c in self.corners] for v in (self.vertices.z, self.vertices.w))
+        nearness = e[0] * w[0] + e[1] * w[1] + e[2] * w[2]
+        depth = (e[0] * z[0] + e[1] * z[1] + e[2] * z[2]) / nearness
+        return torch.where(nearness > 0, depth, torch.nan)
+
+
+def _turned(corners: list[Tensor], area: Tensor) -> list[Tensor]:
+    a, b, c = corners
+    return [a, torch.where(area > 0, b, c), torch.where(area > 0, c, b)]
+
+
+def _least(values: list[Tensor]) -> Tensor:
+    return torch.minimum(torch.minimum(values[0], values[1]), values[2])
+
+
+def _most(values: list[Tensor]) -> Tensor:
+    return torch.maximum(torch.maximum(values[0], values[1]), values[2])
+
+
+def _centres_between(low: Tensor, high: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    """First and last of `length` pixels whose centres lie between two positions (T,); none if one of them is NaN."""
+    first = (low - 0.5).ceil().nan_to_num(length).clamp(0, length).long()
+    last = (high - 0.5).floor().nan_to_num(-1).clamp(-1, length - 1).long()
     return first, last
 
 
+def _clipped_box(vertices: _Vertices, rows: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Bounding box, left to bottom, of what lies behind the near plane of triangles (T, 3); a little generous."""
+    clip = torch.stack([v[rows] for v in (vertices.clip_x, vertices.clip_y, vertices.z, vertices.w)], -1)
+    beyond = clip[..., 2] + clip[..., 3]
+    share = (beyond / (beyond - beyond.roll(-1, 1)))[..., None]
+    cut = clip + share * (clip.roll(-1, 1) - clip)
+    # Six candidates: the corners behind the near plane, and the cuts of the sides that cross it.
+    points = torch.cat([clip, cut], 1)
+    there = torch.cat([beyond >= 0, (beyond >= 0) != (beyond.roll(-1, 1) >= 0)], 1)
+    w = points[..., 3]
+    open_ended = (there & ~(w > 1e-12 * clip[..., 3].abs().amax(1, keepdim=True))).any(1)
+    sides = []
+    for axis, length in ((0, size[1]), (1, size[0])):
+        place = (points[..., axis] / w + 1) * (length / 2)
+        low = place.masked_fill(~there, torch.inf).amin(1)
+        high = place.masked_fill(~there, -torch.inf).amax(1)
+        room = 1 + 1e-6 * torch.maximum(low.abs(), high.abs())
+        low, high = low - room, high + room
+        first, last = _centres_between(low, high, length)
+        unknown = open_ended | ~torch.isfinite(room)
+        some = there.any(1)
+        sides += [torch.where(unknown & some, 0, first), torch.where(unknown & some, length - 1, last)]
+    return sides[0], sides[1], sides[2], sides[3]
+
+
 def _bids(
-    t: Triangles, ends: Tensor, start: int, stop: int, size: tuple[int, int], count: int, order: str
+    t: _Plain | _Clipped, ends: Tensor, start: int, stop: int, size: tuple[int, int], count: int, order: str
 ) -> tuple[Tensor, Tensor]:
     """Pixels and bids of the fragments start..stop that lie inside their triangle."""
     height, width = size
     device = ends.device
     first, last = (int(i) for i in torch.searchsorted(ends, torch.tensor([start, stop - 1], device=device), right=True))
-    begins = ends[first : last + 1] - t.width[first : last + 1] * t.height[first : last + 1]
-    counts = ends[first : last + 1].clamp_max(stop) - begins.clamp_min(start)
+    some = slice(first, last + 1)
+    begins = ends[some] - (t.right[some] - t.left[some] + 1) * (t.bottom[some] - t.top[some] + 1)
+    counts = ends[some].clamp_max(stop) - begins.clamp_min(start)
     tri = torch.repeat_interleave(counts, output_size=stop - start)
     local = torch.arange(start, stop, device=device) - begins.index_select(0, tri)
+    across = (t.right[some] - t.left[some] + 1).index_select(0, tri)
     if first:
         tri += first
-    across = t.width.index_select(0, tri)
     row = local.div(across, rounding_mode="floor")
     column = local.sub_(row * across).add_(t.left.index_select(0, tri))
     row = row.add_(t.top.index_select(0, tri))
-    x, y = column.double().add_(0.5), row.double().add_(0.5)
-    ax, ay, bx, by, cx, cy = (v.index_select(0, tri).sub_(p) for v, p in zip(t[:6], (x, y, x, y, x, y), strict=True))
-    e0, e1, e2 = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
-    inside = (torch.minimum(torch.minimum(e0, e1), e2) >= 0).nonzero().squeeze(1)
-    tri, e0, e1, e2 = (v.index_select(0, inside) for v in (tri, e0, e1, e2))
-    row, column = row.index_select(0, inside), column.index_select(0, inside)
-    pixel = (t.item.index_select(0, tri) * height + row) * width + column
-    on_edge = (torch.minimum(torch.minimum(e0, e1), e2) == 0).nonzero().squeeze(1)
-    if len(on_edge):
-        keep = torch.ones_like(tri, dtype=torch.bool)
-        keep[on_edge] = _owns_edges(t, tri[on_edge], e0[on_edge], e1[on_edge], e2[on_edge])
-        tri, e0, e1, e2, pixel = (v[keep] for v in (tri, e0, e1, e2, pixel))
+    e = t.edges(tri, column.double().add_(0.5), row.double().add_(0.5))
+    inside = (_least(e) >= 0).nonzero().squeeze(1)
+    tri, row, column = (v.index_select(0, inside) for v in (tri, row, column))
+    e = [v.index_select(0, inside) for v in e]
     face = t.face.index_select(0, tri)
-    if order == "painter":
-        return pixel, count - 1 - face
-    az, bz, cz = (v.index_select(0, tri) for v in (t.az, t.bz, t.cz))
-    depth = (e0 * az + e1 * bz + e2 * cz) / (e0 + e1 + e2)
-    return pixel, (_ordered_bits(depth.float()) << 32) | face
+    item = face.div(max(count, 1), rounding_mode="floor")
+    pixel = (item * height + row) * width + column
+    depth = t.depth(tri, e).float()
+    keep = depth >= -1
+    on_edge = (_least(e) == 0).nonzero().squeeze(1)
+    if len(on_edge):
+        keep[on_edge] &= _owns_edges(t, tri[on_edge], [v[on_edge] for v in e])
+    bid = face - item * count
+    bid = count - 1 - bid if order == "painter" else (_ordered_bits(depth) << 32) | bid
+    keep = keep.nonzero().squeeze(1)
+    return pixel.index_select(0, keep), bid.index_select(0, keep)
 
 
-def _owns_edges(t: Triangles, tri: Tensor, e0: Tensor, e1: Tensor, e2: Tensor) -> Tensor:
+def _owns_edges(t: _Plain | _Clipped, tri: Tensor, e: list[Tensor]) -> Tensor:
     """Top-left rule: whether a pixel on one or more of a triangle's edges belongs to it."""
-    ax, ay, bx, by, cx, cy = (v[tri] for v in t[:6])
     owned = torch.ones_like(tri, dtype=torch.bool)
-    for e, dx, dy in ((e0, cx - bx, cy - by), (e1, ax - cx, ay - cy), (e2, bx - ax, by - ay)):
-        owned &= (e > 0) | (dy < 0) | ((dy == 0) & (dx > 0))
+    for edge, (start, end) in zip(e, ((1, 2), (2, 0), (0, 1)), strict=True):
+        dx, dy = t.direction(tri, start, end)
+        owned &= (edge > 0) | (dy < 0) | ((dy == 0) & (dx > 0))
     return owned
 
 

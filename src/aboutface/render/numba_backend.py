@@ -1,0 +1,206 @@
+"""The CPU backend: compiled loops (numba) on a pool of threads of its own.
+
+Numba's own parallel loops are not used: once they have run, a forked process (a DataLoader's worker) dies in them, and
+one of their threading layers ends the program when two threads call it at once.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from itertools import pairwise
+
+import numba.core.event
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import numba_kernels as kernels
+
+_log = logging.getLogger(__name__)
+_pools: dict[int, tuple[int, ThreadPoolExecutor]] = {}
+_lock = threading.Lock()
+
+BAND_PIXELS = 1 << 16
+"""Backward passes sum each band of about so many pixels by itself, whatever the number of threads."""
+MOST_BANDS = 8
+
+
+class _Announcement(numba.core.event.Listener):
+    """Says once why the first call takes long."""
+
+    def __init__(self):
+        self.made = False
+
+    def on_start(self, event):
+        dispatcher = (event.data or {}).get("dispatcher")
+        if not self.made and getattr(dispatcher, "__module__", "") == kernels.__name__:
+            self.made = True
+            _log.warning("compiling the renderer for this processor: once, about half a minute, then kept on disk")
+
+    def on_end(self, event):
+        pass
+
+
+numba.core.event.register("numba:compile", _Announcement())
+
+
+def rasterize(vertices_clip: Tensor, faces: Tensor, size: tuple[int, int], order: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Members of Fragments for vertices (B, V, 4) and faces (B, F, 3): see `rasterize` in rasterize.py."""
+    batch, (height, width) = len(vertices_clip), size
+    clip, corners = _array(vertices_clip), _faces(faces)
+    screen, plain = _project(clip, size)
+    ids = np.empty((batch, height, width), np.int32)
+    nearest = np.empty((batch, height, width), np.float32)
+    barycentric = np.empty((batch, height, width, 3), clip.dtype)
+    depth = np.empty((batch, height, width), clip.dtype)
+
+    def work(*part: int) -> None:
+        kernels.draw(clip, screen, plain, corners, order == "painter", *part, nearest, ids)
+        kernels.resolve(clip, screen, corners, ids, *part, barycentric, depth)
+
+    _run(work, _parts(batch, height, torch.get_num_threads()))
+    return torch.from_numpy(ids), torch.from_numpy(barycentric), torch.from_numpy(depth)
+
+
+def rasterize_backward(
+    vertices_clip: Tensor, faces: Tensor, ids: Tensor, grad_barycentric: Tensor | None, grad_depth: Tensor | None
+) -> Tensor:
+    """Gradient (B, V, 4) with respect to `vertices_clip`."""
+    batch, height, width = ids.shape
+    clip, corners, seen = _array(vertices_clip), _faces(faces), _array(ids)
+    screen, _ = _project(clip, (height, width))
+    has = grad_barycentric is not None, grad_depth is not None
+    by_barycentric = np.empty((1, 1, 1, 3), clip.dtype) if grad_barycentric is None else _array(grad_barycentric)
+    by_depth = np.empty((1, 1, 1), clip.dtype) if grad_depth is None else _array(grad_depth)
+
+    def work(total: np.ndarray, *part: int) -> None:
+        kernels.rasterize_backward(clip, screen, corners, seen, by_barycentric, by_depth, has, *part, total)
+
+    total = _sum_of_bands(work, (batch, *clip.shape[1:]), (height, width), np.dtype(np.float64))
+    return torch.from_numpy(total.astype(clip.dtype))
+
+
+def interpolate(attributes: Tensor, ids: Tensor, barycentric: Tensor, faces: Tensor) -> Tensor:
+    """Attributes (B or 1, V, C) at every pixel, (B, H, W, C)."""
+    batch, height, width = ids.shape
+    values, seen, weights, corners = _array(attributes), _array(ids), _array(barycentric), _faces(faces)
+    picture = np.empty((batch, height, width, values.shape[-1]), values.dtype)
+
+    def work(*part: int) -> None:
+        kernels.interpolate(values, seen, weights, corners, *part, picture)
+
+    _run(work, _parts(batch, height, torch.get_num_threads()))
+    return torch.from_numpy(picture)
+
+
+def interpolate_backward(
+    attributes: Tensor, ids: Tensor, barycentric: Tensor, faces: Tensor, grad: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients with respect to attributes (B or 1, V, C) and barycentric (B, H, W, 3), where wanted."""
+    batch, height, width = ids.shape
+    values, seen, weights, corners = _array(attributes), _array(ids), _array(barycentric), _faces(faces)
+    given = _array(grad)
+    by_weight = np.empty(weights.shape if wanted[1] else (1, 1, 1, 3), weights.dtype)
+
+    def work(total: np.ndarray, *part: int) -> None:
+        kernels.interpolate_backward(values, seen, weights, corners, given, wanted, *part, total, by_weight)
+
+    shape = (batch if wanted[0] else 0, *values.shape[1:])
+    if wanted[0]:
+        total = _sum_of_bands(work, (batch, *values.shape[1:]), (height, width), values.dtype)
+        if len(values) == 1 and batch > 1:
+            total = total.sum(0, keepdims=True)
+    else:
+        total = np.empty(shape, values.dtype)
+        _run(lambda *part: work(total, *part), _parts(batch, height, torch.get_num_threads()))
+    return torch.from_numpy(total) if wanted[0] else None, torch.from_numpy(by_weight) if wanted[1] else None
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.detach().contiguous().numpy()
+
+
+def _faces(faces: Tensor) -> np.ndarray:
+    """(B, F, 3), or (1, F, 3) if all items share theirs."""
+    return _array(faces[:1] if faces.stride(0) == 0 else faces)
+
+
+def _project(clip: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    screen, plain = np.empty(clip.shape, np.float64), np.empty(len(clip), np.bool_)
+    parts = [(first, end) for first, end, _, _ in _parts(len(clip), 1, torch.get_num_threads())]
+    _run(lambda first, end: kernels.project(clip, *size, first, end, screen, plain), parts)
+    return screen, plain
+
+
+def _parts(batch: int, height: int, threads: int) -> list[tuple[int, int, int, int]]:
+    """First and end item, first and end row, of pieces of work for so many threads."""
+    if threads == 1 or batch == 0:
+        return [(0, batch, 0, height)]
+    if batch >= 2 * threads:
+        return [(i, e, 0, height) for i, e in _split(batch, 4 * threads)]
+    bands = _split(height, -(-2 * threads // batch))
+    return [(i, i + 1, first, end) for i in range(batch) for first, end in bands]
+
+
+def _split(length: int, pieces: int) -> list[tuple[int, int]]:
+    ends = np.linspace(0, length, min(pieces, length) + 1).astype(int).tolist()
+    return list(pairwise(ends))
+
+
+def _sum_of_bands(
+    work: Callable[..., None], shape: tuple[int, ...], size: tuple[int, int], dtype: np.dtype
+) -> np.ndarray:
+    """Sums (B, ...) of what `work(total, first item, end item, first row, end row)` adds for every item.
+
+    Large images are cut into bands of rows that are summed one by one and then together, in an order that depends on
+    the size alone: so the last bit is the same for any number of threads and any batch.
+    """
+    batch, (height, width) = shape[0], size
+    bands = _split(height, max(1, min(MOST_BANDS, height * width // BAND_PIXELS)))
+    totals = np.zeros((len(bands), *shape), dtype)
+    if len(bands) == 1:
+        pieces = 1 if torch.get_num_threads() == 1 else 4 * torch.get_num_threads()
+        _run(lambda first, end: work(totals[0], first, end, 0, height), _split(batch, pieces))
+        return totals[0]
+    parts = [(band, item) for item in range(batch) for band in range(len(bands))]
+    _run(lambda band, item: work(totals[band], item, item + 1, *bands[band]), parts)
+    for total in totals[1:]:
+        totals[0] += total
+    return totals[0]
+
+
+def _run(work: Callable[..., None], parts: list[tuple]) -> None:
+    """Do all parts, on as many threads as PyTorch uses."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(parts) == 1:
+        for part in parts:
+            work(*part)
+        return
+    futures = [_pool(threads).submit(work, *part) for part in parts]
+    wait(futures)
+    for future in futures:
+        future.result()
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads of this process: those of its parent did not come along when it was forked."""
+    with _lock:
+        known = _pools.get(os.getpid())
+        if known is None or known[0] < threads:
+            _pools.clear()
+            known = threads, ThreadPoolExecutor(threads, "aboutface-render")
+            _pools[os.getpid()] = known
+        return known[1]
+
+
+def _forget() -> None:
+    global _lock
+    _lock = threading.Lock()
+    _pools.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    # The lock may have been held by another thread of the parent.
+    os.register_at_fork(after_in_child=_forget)

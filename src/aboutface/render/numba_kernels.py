@@ -1,0 +1,361 @@
+"""Compiled loops of the CPU backend. Each works on some items of a batch, and on some rows of their images.
+
+All sums are float64 and none may be fused (no fastmath): triangle ids agree with the other backends bit for bit.
+Arguments in common: clip (B, V, 4), float32 or float64; screen (B, V, 4) float64, see `project`; plain (B,) bool,
+whether all vertices of an item are; faces (B or 1, F, 3) int64; ids (B, H, W) int32; items and rows as first and end.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from .screen import FARTHEST, LARGEST, NEAR_W
+
+kernel: Any = njit(nogil=True, cache=True, error_model="numpy")
+
+
+@kernel
+def project(clip, height, width, first_item, end_item, screen, plain):
+    """Fill `screen` with pixels x and y, z / w, w of each vertex; x, y and z are NaN where it is not plain."""
+    half_width, half_height = width / 2, height / 2
+    for item in range(first_item, end_item):
+        all_plain = True
+        for v in range(clip.shape[1]):
+            x, y = np.float64(clip[item, v, 0]), np.float64(clip[item, v, 1])
+            z, w = np.float64(clip[item, v, 2]), np.float64(clip[item, v, 3])
+            limit = min(FARTHEST * w, LARGEST)
+            if w > NEAR_W and w <= LARGEST and abs(x) <= limit and abs(y) <= limit and abs(z) <= limit:
+                screen[item, v, 0] = (x / w + 1) * half_width
+                screen[item, v, 1] = (y / w + 1) * half_height
+                screen[item, v, 2] = z / w
+            else:
+                all_plain = False
+                screen[item, v, 0] = np.nan
+                screen[item, v, 1] = np.nan
+                screen[item, v, 2] = np.nan
+            screen[item, v, 3] = w
+        plain[item] = all_plain
+
+
+@kernel
+def draw(clip, screen, plain, faces, painter, first_item, end_item, first_row, end_row, nearest, ids):
+    """Ids of the triangles seen; `nearest` (B, H, W) float32 holds their depths."""
+    height, width = ids.shape[1], ids.shape[2]
+    for item in range(first_item, end_item):
+        nearest[item, first_row:end_row] = np.inf
+        ids[item, first_row:end_row] = -1
+        points, all_plain = screen[item], plain[item]
+        corners = faces[item if faces.shape[0] > 1 else 0]
+        item_ids, item_nearest = ids[item], nearest[item]
+        for f in range(corners.shape[0]):
+            a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
+            ay, by, cy = points[a, 1], points[b, 1], points[c, 1]
+            ax, bx, cx = points[a, 0], points[b, 0], points[c, 0]
+            if not all_plain and math.isnan(ay + by + cy):
+                draw_clipped(
+                    clip[item], points, a, b, c, f, painter, height, first_row, end_row, item_nearest, item_ids
+                )
+                continue
+            low = ay if ay < by else by
+            high = by if ay < by else ay
+            low = cy if cy < low else low
+            high = cy if cy > high else high
+            top, bottom = math.ceil(low - 0.5), math.floor(high - 0.5)
+            top = first_row if top < first_row else top
+            bottom = end_row - 1 if bottom > end_row - 1 else bottom
+            if bottom < top:
+                continue
+            low = ax if ax < bx else bx
+            high = bx if ax < bx else ax
+            low = cx if cx < low else low
+            high = cx if cx > high else high
+            left, right = math.ceil(low - 0.5), math.floor(high - 0.5)
+            left = 0 if left < 0 else left
+            right = width - 1 if right > width - 1 else right
+            if right < left:
+                continue
+            area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+            if area == 0:
+                continue
+            if area < 0:
+                b, c = c, b
+                bx, cx = cx, bx
+                by, cy = cy, by
+            az, bz, cz = points[a, 2], points[b, 2], points[c, 2]
+            for row in range(top, bottom + 1):
+                y = row + 0.5
+                ay_, by_, cy_ = ay - y, by - y, cy - y
+                for column in range(left, right + 1):
+                    x = column + 0.5
+                    ax_, bx_, cx_ = ax - x, bx - x, cx - x
+                    e0 = bx_ * cy_ - by_ * cx_
+                    e1 = cx_ * ay_ - cy_ * ax_
+                    e2 = ax_ * by_ - ay_ * bx_
+                    if e0 < 0 or e1 < 0 or e2 < 0:
+                        continue
+                    if (
+                        (e0 == 0 and not owns(cx - bx, cy - by))
+                        or (e1 == 0 and not owns(ax - cx, ay - cy))
+                        or (e2 == 0 and not owns(bx - ax, by - ay))
+                    ):
+                        continue
+                    depth = np.float32((e0 * az + e1 * bz + e2 * cz) / (e0 + e1 + e2))
+                    if depth >= -1 and (painter or depth < item_nearest[row, column]):
+                        item_nearest[row, column] = depth
+                        item_ids[row, column] = f
+
+
+@kernel
+def owns(dx, dy):
+    """Top-left rule: whether an edge with this direction owns the pixel centres on it."""
+    return dy < 0 or (dy == 0 and dx > 0)
+
+
+@kernel
+def draw_clipped(clip, points, a, b, c, f, painter, height, first_row, end_row, nearest, ids):
+    """One triangle with a vertex that is not plain, in homogeneous coordinates (Olano and Greer 1997)."""
+    width = ids.shape[1]
+    ax, ay, aw = np.float64(clip[a, 0]), np.float64(clip[a, 1]), np.float64(clip[a, 3])
+    bx, by, bw = np.float64(clip[b, 0]), np.float64(clip[b, 1]), np.float64(clip[b, 3])
+    cx, cy, cw = np.float64(clip[c, 0]), np.float64(clip[c, 1]), np.float64(clip[c, 3])
+    for v in (a, b, c):
+        for i in range(4):
+            if not abs(clip[v, i]) <= LARGEST:
+                return
+    if not (aw > 0 or bw > 0 or cw > 0):
+        return
+    area = aw * (bx * cy - by * cx) + bw * (cx * ay - cy * ax) + cw * (ax * by - ay * bx)
+    if not abs(area) > 0:
+        return
+    left, right, top, bottom = clipped_box(clip, a, b, c, height, width)
+    top, bottom = max(top, first_row), min(bottom, end_row - 1)
+    if area < 0:
+        b, c = c, b
+    az, bz, cz = np.float64(clip[a, 2]), np.float64(clip[b, 2]), np.float64(clip[c, 2])
+    bw, cw = np.float64(clip[b, 3]), np.float64(clip[c, 3])
+    for row in range(top, bottom + 1):
+        for column in range(left, right + 1):
+            x, y = column + 0.5, row + 0.5
+            e0, dx0, dy0 = homogeneous_edge(clip, points, b, c, x, y, height, width)
+            e1, dx1, dy1 = homogeneous_edge(clip, points, c, a, x, y, height, width)
+            e2, dx2, dy2 = homogeneous_edge(clip, points, a, b, x, y, height, width)
+            if not (e0 >= 0 and e1 >= 0 and e2 >= 0):
+                continue
+            if (e0 == 0 and not owns(dx0, dy0)) or (e1 == 0 and not owns(dx1, dy1)) or (e2 == 0 and not owns(dx2, dy2)):
+                continue
+            nearness = e0 * aw + e1 * bw + e2 * cw
+            if not nearness > 0:
+                continue
+            depth = np.float32((e0 * az + e1 * bz + e2 * cz) / nearness)
+            if depth >= -1 and (painter or depth < nearest[row, column]):
+                nearest[row, column] = depth
+                ids[row, column] = f
+
+
+@kernel
+def homogeneous_edge(clip, points, a, b, x, y, height, width):
+    """Edge function at a point, and the edge's direction; between plain vertices the sums of `draw`, scaled."""
+    aw, bw = np.float64(clip[a, 3]), np.float64(clip[b, 3])
+    if not math.isnan(points[a, 0]) and not math.isnan(points[b, 0]):
+        ax, ay, bx, by = points[a, 0], points[a, 1], points[b, 0], points[b, 1]
+        return ((ax - x) * (by - y) - (ay - y) * (bx - x)) * (aw * bw), bx - ax, by - ay
+    ax, bx = (np.float64(clip[a, 0]) + aw) * (width / 2), (np.float64(clip[b, 0]) + bw) * (width / 2)
+    ay, by = (np.float64(clip[a, 1]) + aw) * (height / 2), (np.float64(clip[b, 1]) + bw) * (height / 2)
+    edge = (ax - x * aw) * (by - y * bw) - (ay - y * aw) * (bx - x * bw)
+    return edge, bx * aw - ax * bw, by * aw - ay * bw
+
+
+@kernel
+def clipped_box(clip, a, b, c, height, width):
+    """Left, right, top, bottom pixels of what lies behind the near plane of a triangle; a little generous."""
+    low_x, high_x, low_y, high_y = np.inf, -np.inf, np.inf, -np.inf
+    largest = max(abs(clip[a, 3]), abs(clip[b, 3]), abs(clip[c, 3]))
+    for start, end in ((a, b), (b, c), (c, a)):
+        here = np.float64(clip[start, 2]) + np.float64(clip[start, 3])
+        there = np.float64(clip[end, 2]) + np.float64(clip[end, 3])
+        share = here / (here - there)
+        # The corner itself, and the place where the near plane cuts the side that begins there.
+        for part in (0.0, share):
+            if (part == 0.0 and here < 0) or (part != 0.0 and (here >= 0) == (there >= 0)):
+                continue
+            w = clip[start, 3] + part * (np.float64(clip[end, 3]) - clip[start, 3])
+            if not w > 1e-12 * largest:
+                return 0, width - 1, 0, height - 1
+            x = (clip[start, 0] + part * (np.float64(clip[end, 0]) - clip[start, 0])) / w
+            y = (clip[start, 1] + part * (np.float64(clip[end, 1]) - clip[start, 1])) / w
+            x, y = (x + 1) * (width / 2), (y + 1) * (height / 2)
+            low_x, high_x, low_y, high_y = min(low_x, x), max(high_x, x), min(low_y, y), max(high_y, y)
+    room_x, room_y = 1 + 1e-6 * max(abs(low_x), abs(high_x)), 1 + 1e-6 * max(abs(low_y), abs(high_y))
+    left, right = max(low_x - room_x, 0.0), min(high_x + room_x, np.float64(width))
+    top, bottom = max(low_y - room_y, 0.0), min(high_y + room_y, np.float64(height))
+    if not (left <= right and top <= bottom):
+        return 0, -1, 0, -1
+    return int(left), min(int(right), width - 1), int(top), min(int(bottom), height - 1)
+
+
+@kernel
+def corner_from(clip, points, v, x, y, height, width):
+    """A vertex in homogeneous pixels measured from (x, y): X, Y, w."""
+    w = points[v, 3]
+    if not math.isnan(points[v, 0]):
+        return (points[v, 0] - x) * w, (points[v, 1] - y) * w, w
+    return (clip[v, 0] + w) * (width / 2) - x * w, (clip[v, 1] + w) * (height / 2) - y * w, w
+
+
+@kernel
+def resolve(clip, screen, faces, ids, first_item, end_item, first_row, end_row, barycentric, depth):
+    """Barycentrics (B, H, W, 3) and depth (B, H, W) of the triangles in `ids`."""
+    height, width = ids.shape[1], ids.shape[2]
+    for item in range(first_item, end_item):
+        points, vertices = screen[item], clip[item]
+        corners = faces[item if faces.shape[0] > 1 else 0]
+        for row in range(first_row, end_row):
+            y = row + 0.5
+            for column in range(width):
+                f = ids[item, row, column]
+                if f < 0:
+                    barycentric[item, row, column, 0] = 0
+                    barycentric[item, row, column, 1] = 0
+                    barycentric[item, row, column, 2] = 0
+                    depth[item, row, column] = 1
+                    continue
+                x = column + 0.5
+                a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
+                ax, ay, aw = corner_from(vertices, points, a, x, y, height, width)
+                bx, by, bw = corner_from(vertices, points, b, x, y, height, width)
+                cx, cy, cw = corner_from(vertices, points, c, x, y, height, width)
+                e0, e1, e2 = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
+                scale = 1 / (e0 + e1 + e2)
+                barycentric[item, row, column, 0] = e0 * scale
+                barycentric[item, row, column, 1] = e1 * scale
+                barycentric[item, row, column, 2] = e2 * scale
+                z = e0 * vertices[a, 2] + e1 * vertices[b, 2] + e2 * vertices[c, 2]
+                depth[item, row, column] = z / (e0 * aw + e1 * bw + e2 * cw)
+
+
+@kernel
+def rasterize_backward(
+    clip, screen, faces, ids, by_barycentric, by_depth, has, first_item, end_item, first_row, end_row, total
+):
+    """Add to `total` (B, V, 4) float64 the gradient with respect to clip: see `rasterize_backward` in torch_backend.
+
+    Args:
+        by_barycentric: (B, H, W, 3) and by_depth: (B, H, W): gradients given; `has`: whether each is.
+    """
+    height, width = ids.shape[1], ids.shape[2]
+    has_barycentric, has_depth = has
+    for item in range(first_item, end_item):
+        points, vertices, out = screen[item], clip[item], total[item]
+        corners = faces[item if faces.shape[0] > 1 else 0]
+        for row in range(first_row, end_row):
+            y = row + 0.5
+            for column in range(width):
+                f = ids[item, row, column]
+                if f < 0:
+                    continue
+                x = column + 0.5
+                a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
+                ax, ay, aw = corner_from(vertices, points, a, x, y, height, width)
+                bx, by, bw = corner_from(vertices, points, b, x, y, height, width)
+                cx, cy, cw = corner_from(vertices, points, c, x, y, height, width)
+                e0, e1, e2 = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
+                scale = 1 / (e0 * aw + e1 * bw + e2 * cw)
+                l0, l1, l2 = e0 * scale, e1 * scale, e2 * scale
+                g0, g1, g2, gz = 0.0, 0.0, 0.0, 0.0
+                if has_barycentric:
+                    g0 = np.float64(by_barycentric[item, row, column, 0])
+                    g1 = np.float64(by_barycentric[item, row, column, 1])
+                    g2 = np.float64(by_barycentric[item, row, column, 2])
+                    whole = 1 / (l0 + l1 + l2)
+                    mean = (g0 * l0 + g1 * l1 + g2 * l2) * whole
+                    g0, g1, g2 = (g0 - mean) * whole, (g1 - mean) * whole, (g2 - mean) * whole
+                if has_depth:
+                    gz = np.float64(by_depth[item, row, column])
+                    g0 += gz * vertices[a, 2]
+                    g1 += gz * vertices[b, 2]
+                    g2 += gz * vertices[c, 2]
+                g0, g1, g2 = g0 * scale, g1 * scale, g2 * scale
+                qx = g0 * (by * cw - bw * cy) + g1 * (cy * aw - cw * ay) + g2 * (ay * bw - aw * by)
+                qy = g0 * (bw * cx - bx * cw) + g1 * (cw * ax - cx * aw) + g2 * (aw * bx - ax * bw)
+                qw = g0 * e0 + g1 * e1 + g2 * e2
+                qw += qx * (width / 2 - x) + qy * (height / 2 - y)
+                qx *= width / 2
+                qy *= height / 2
+                out[a, 0] -= l0 * qx
+                out[a, 1] -= l0 * qy
+                out[a, 2] += l0 * gz
+                out[a, 3] -= l0 * qw
+                out[b, 0] -= l1 * qx
+                out[b, 1] -= l1 * qy
+                out[b, 2] += l1 * gz
+                out[b, 3] -= l1 * qw
+                out[c, 0] -= l2 * qx
+                out[c, 1] -= l2 * qy
+                out[c, 2] += l2 * gz
+                out[c, 3] -= l2 * qw
+
+
+@kernel
+def interpolate(attributes, ids, barycentric, faces, first_item, end_item, first_row, end_row, picture):
+    """Attributes (B or 1, V, C) to picture (B, H, W, C)."""
+    width, channels = ids.shape[2], attributes.shape[2]
+    for item in range(first_item, end_item):
+        values = attributes[item if attributes.shape[0] > 1 else 0]
+        corners = faces[item if faces.shape[0] > 1 else 0]
+        for row in range(first_row, end_row):
+            for column in range(width):
+                f = ids[item, row, column]
+                if f < 0:
+                    for i in range(channels):
+                        picture[item, row, column, i] = 0
+                    continue
+                a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
+                u = barycentric[item, row, column, 0]
+                v = barycentric[item, row, column, 1]
+                w = barycentric[item, row, column, 2]
+                for i in range(channels):
+                    picture[item, row, column, i] = u * values[a, i] + v * values[b, i] + w * values[c, i]
+
+
+@kernel
+def interpolate_backward(
+    attributes, ids, barycentric, faces, grad, wanted, first_item, end_item, first_row, end_row, by_attribute, by_weight
+):
+    """Add to by_attribute (B, V, C), and fill by_weight (B, H, W, 3), each where wanted."""
+    width, channels = ids.shape[2], attributes.shape[2]
+    want_attribute, want_weight = wanted
+    for item in range(first_item, end_item):
+        values = attributes[item if attributes.shape[0] > 1 else 0]
+        corners = faces[item if faces.shape[0] > 1 else 0]
+        for row in range(first_row, end_row):
+            for column in range(width):
+                f = ids[item, row, column]
+                if f < 0:
+                    if want_weight:
+                        by_weight[item, row, column, 0] = 0
+                        by_weight[item, row, column, 1] = 0
+                        by_weight[item, row, column, 2] = 0
+                    continue
+                a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
+                if want_weight:
+                    du, dv, dw = 0.0, 0.0, 0.0
+                    for i in range(channels):
+                        g = np.float64(grad[item, row, column, i])
+                        du += g * values[a, i]
+                        dv += g * values[b, i]
+                        dw += g * values[c, i]
+                    by_weight[item, row, column, 0] = du
+                    by_weight[item, row, column, 1] = dv
+                    by_weight[item, row, column, 2] = dw
+                if want_attribute:
+                    u = barycentric[item, row, column, 0]
+                    v = barycentric[item, row, column, 1]
+                    w = barycentric[item, row, column, 2]
+                    out = by_attribute[item]
+                    for i in range(channels):
+                        g = grad[item, row, column, i]
+                        out[a, i] += u * g
+                        out[b, i] += v * g
+                        out[c, i] += w * g
