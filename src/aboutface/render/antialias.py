@@ -55,7 +55,7 @@ def antialias(
     name = choose(backend, image.device)
     with torch.no_grad():
         edges = mesh_edges(faces)
-        if len(edges.start) == 0:
+        if len(edges.vertices) == 0:
             return image
         found = function(name, "find_crossings")(
             vertices_clip, faces.expand(batch, -1, -1), edges, fragments.triangle_id, fragments.depth
@@ -106,14 +106,13 @@ def _distance(vertices_clip: Tensor, found: Crossings, size: tuple[int, int]) ->
 
 
 class Edges(NamedTuple):
-    """Edges of the meshes of a batch, each once. All (E,) int32, numbers of vertices of one item."""
+    """Edges of the meshes of a batch, each once."""
 
-    start: Tensor
-    end: Tensor
-    opposite: Tensor
-    """Third corner of a triangle at the edge."""
-    other: Tensor
-    """Third corner of the second triangle; the same as `opposite` at a border."""
+    vertices: Tensor
+    """(E, 4) int32, numbers within one item: both ends, and the third corners of the two triangles at the edge.
+
+    At a border, where there is only one triangle, its corner stands twice.
+    """
     first: list[int]
     """For meshes that share their triangles, [0, E]; else the first edge of each item, and E."""
 
@@ -139,8 +138,7 @@ def _edges(faces: Tensor) -> Edges:
     faces = faces if faces.ndim == 3 else faces[None]
     batch, count = faces.shape[:2]
     if faces.numel() == 0:
-        none = faces.new_zeros(0, dtype=torch.int32)
-        return Edges(none, none, none, none, [0] * (batch + 1))
+        return Edges(faces.new_zeros(0, 4, dtype=torch.int32), [0] * (batch + 1))
     vertices = int(faces.max()) + 1
     # A triangle that repeats a vertex has no area, so its edges bound nothing.
     whole = ((faces != faces.roll(1, -1)).all(-1)).flatten().repeat_interleave(3)
@@ -156,5 +154,5 @@ def _edges(faces: Tensor) -> Edges:
     second = torch.where(uses == 2, first + 1, first)
     start, end, opposite = low[order], high[order], opposite[order]
     bounds = torch.searchsorted(item[order][first], torch.arange(batch + 1, device=faces.device)).tolist()
-    start, end, opposite, other = (v.int() for v in (start[first], end[first], opposite[first], opposite[second]))
-    return Edges(start, end, opposite, other, bounds)
+    vertices = torch.stack([start[first], end[first], opposite[first], opposite[second]], -1)
+    return Edges(vertices.int(), bounds)

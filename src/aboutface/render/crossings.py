@@ -64,14 +64,14 @@ class _Surface(NamedTuple):
 
 def _outline(vertices_clip: Tensor, edges: tuple, size: tuple[int, int]) -> _Outline:
     batch, count = vertices_clip.shape[:2]
-    *columns, first = edges
+    table, first = edges
     numbers = torch.arange(batch, device=vertices_clip.device)
     if len(first) == 2:
         item = numbers.repeat_interleave(first[1])
-        columns = [column.repeat(batch) for column in columns]
+        table = table.repeat(batch, 1)
     else:
         item = numbers.repeat_interleave(torch.tensor(first, device=numbers.device).diff())
-    rows = [column + item * count for column in columns]
+    rows = [column + item * count for column in table.unbind(-1)]
     clip = vertices_clip.double().flatten(0, 1)
     usable = (clip.abs() <= LARGEST).all(-1)
     xyw = [clip[:, i].contiguous() for i in (0, 1, 3)]

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numba.core.event
 import numpy as np
@@ -17,6 +18,9 @@ import torch
 from torch import Tensor
 
 from . import numba_kernels as kernels
+
+if TYPE_CHECKING:
+    from .antialias import Edges
 
 _log = logging.getLogger(__name__)
 _pools: dict[int, tuple[int, ThreadPoolExecutor]] = {}
@@ -37,7 +41,7 @@ class _Announcement(numba.core.event.Listener):
         dispatcher = (event.data or {}).get("dispatcher")
         if not self.made and getattr(dispatcher, "__module__", "") == kernels.__name__:
             self.made = True
-            _log.warning("compiling the renderer for this processor: once, about half a minute, then kept on disk")
+            _log.warning("compiling the renderer for this processor: this once, some ten seconds; the result is kept on disk")
 
     def on_end(self, event):
         pass
@@ -116,6 +120,29 @@ def interpolate_backward(
         total = np.empty(shape, values.dtype)
         _run(lambda *part: work(total, *part), _parts(batch, height, torch.get_num_threads()))
     return torch.from_numpy(total) if wanted[0] else None, torch.from_numpy(by_weight) if wanted[1] else None
+
+
+def find_crossings(
+    vertices_clip: Tensor, faces: Tensor, edges: "Edges", ids: Tensor, depth: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Members of Crossings: see antialias.py."""
+    batch, height, width = ids.shape
+    clip, corners, seen, depths = _array(vertices_clip), _faces(faces), _array(ids), _array(depth)
+    screen, _ = _project(clip, (height, width))
+    table = _array(edges.vertices)
+    found: list[np.ndarray] = [np.empty((0, 6), np.int64)] * batch
+
+    def work(item: int) -> None:
+        mine = table if len(edges.first) == 2 else table[edges.first[item] : edges.first[item + 1]]
+        triangles = corners[item if len(corners) > 1 else 0]
+        offsets = item * clip.shape[1], item * height * width
+        found[item] = kernels.find_crossings(
+            clip[item], screen[item], triangles, mine, seen[item], depths[item], *offsets
+        )
+
+    _run(work, [(item,) for item in range(batch)])
+    inner, outer, start, end, line, steep = torch.from_numpy(np.concatenate(found)).unbind(-1)
+    return inner, outer, start, end, line, steep
 
 
 def _array(tensor: Tensor) -> np.ndarray:

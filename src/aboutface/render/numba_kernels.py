@@ -359,3 +359,133 @@ def interpolate_backward(
                         out[a, i] += u * g
                         out[b, i] += v * g
                         out[c, i] += w * g
+
+
+@kernel
+def find_crossings(clip, points, corners, edges, ids, depth, first_vertex, first_pixel):
+    """Members of Crossings of one item, (N, 6) int64: see `find_crossings` in crossings.py, whose sums these are.
+
+    Args:
+        clip, points: (V, 4) of the item; corners: (F, 3); edges: (E, 4) of `mesh_edges`; ids, depth: (H, W).
+        first_vertex, first_pixel: those of the item in the whole batch.
+    """
+    height, width = ids.shape
+    low, high = np.inf, -np.inf
+    for v in range(points.shape[0]):
+        z = points[v, 2]
+        if z < low:
+            low = z
+        if z > high:
+            high = z
+    room = 1e-4 * max(high - low, 0.0) + 1e-6
+    found = np.empty((1024, 6), np.int64)
+    count = 0
+    for e in range(edges.shape[0]):
+        start, end = edges[e, 0], edges[e, 1]
+        side = side_of(clip, points, start, end, edges[e, 2])
+        if side == 0 or (edges[e, 2] != edges[e, 3] and side_of(clip, points, start, end, edges[e, 3]) * side <= 0):
+            continue
+        visible, ax, ay, az, bx, by, bz = edge_on_screen(clip, points, start, end, height, width)
+        if not visible:
+            continue
+        steep = abs(by - ay) >= abs(bx - ax)
+        # In what follows u runs along the rows or columns that are crossed, v counts them.
+        au, av, bu, bv = (ax, ay, bx, by) if steep else (ay, ax, by, bx)
+        across, along = (width, height) if steep else (height, width)
+        surface_before = (side > 0) == ((bv > av) == steep)
+        first = max(0, math.ceil(max(min(av, bv) - 0.5, 0.0)))
+        last = math.ceil(min(max(av, bv) - 0.5, np.float64(along)))
+        for line in range(first, last):
+            position = line + 0.5
+            part = (position - av) / (bv - av)
+            crossing = au + (bu - au) * part
+            # A pixel centre right on the outline counts as after it, as in the top-left rule.
+            before = math.ceil(crossing - 0.5) - 1.0
+            if not (before >= 0 and before + 1 < across):
+                continue
+            inner = int(before) if surface_before else int(before) + 1
+            outer = int(before) + 1 if surface_before else int(before)
+            x, y = (crossing, position) if steep else (position, crossing)
+            inner_row, inner_column = (line, inner) if steep else (inner, line)
+            outer_row, outer_column = (line, outer) if steep else (outer, line)
+            here = az + (bz - az) * part
+            # The inner pixel must show the outline's own surface, see `_visible` in crossings.py,
+            seen = ids[inner_row, inner_column]
+            if seen < 0:
+                continue
+            shown = np.float64(depth[inner_row, inner_column])
+            extended = plane_depth(points, corners, seen, x, y, shown)
+            if not abs(shown - here) <= 4 * abs(shown - extended) + room:
+                continue
+            # and the outer one something behind it.
+            seen = ids[outer_row, outer_column]
+            if seen >= 0:
+                shown = np.float64(depth[outer_row, outer_column])
+                if not (shown > here and plane_depth(points, corners, seen, x, y, shown) > here + room):
+                    continue
+            if count == found.shape[0]:
+                longer = np.empty((2 * count, 6), np.int64)
+                longer[:count] = found
+                found = longer
+            found[count, 0] = first_pixel + inner_row * width + inner_column
+            found[count, 1] = first_pixel + outer_row * width + outer_column
+            found[count, 2] = first_vertex + start
+            found[count, 3] = first_vertex + end
+            found[count, 4] = line
+            found[count, 5] = steep
+            count += 1
+    return found[:count]
+
+
+@kernel
+def side_of(clip, points, a, b, c):
+    """1 or -1: on which side of a-b the vertex c lies as seen; 0 on the line, and where a coordinate is not usable."""
+    if math.isnan(points[a, 0] + points[b, 0] + points[c, 0]):
+        for v in (a, b, c):
+            for i in range(4):
+                if not abs(clip[v, i]) <= LARGEST:
+                    return 0
+    ax, ay, aw = np.float64(clip[a, 0]), np.float64(clip[a, 1]), np.float64(clip[a, 3])
+    bx, by, bw = np.float64(clip[b, 0]), np.float64(clip[b, 1]), np.float64(clip[b, 3])
+    cx, cy, cw = np.float64(clip[c, 0]), np.float64(clip[c, 1]), np.float64(clip[c, 3])
+    area = aw * (bx * cy - by * cx) + bw * (cx * ay - cy * ax) + cw * (ax * by - ay * bx)
+    return 1 if area > 0 else (-1 if area < 0 else 0)
+
+
+@kernel
+def edge_on_screen(clip, points, start, end, height, width):
+    """Whether an edge lies beyond the near plane; x, y in pixels and z / w of its ends, or of its cut by that plane."""
+    here = np.float64(clip[start, 2]) + np.float64(clip[start, 3])
+    there = np.float64(clip[end, 2]) + np.float64(clip[end, 3])
+    if here >= 0 and there >= 0 and not math.isnan(points[start, 0]) and not math.isnan(points[end, 0]):
+        a, b = points[start], points[end]
+        return True, a[0], a[1], a[2], b[0], b[1], b[2]
+    if here < 0 and there < 0:
+        return False, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+    ax, ay, az = cut_on_screen(clip, start, end, here, there, height, width)
+    bx, by, bz = cut_on_screen(clip, end, start, there, here, height, width)
+    return not math.isnan(ax + bx), ax, ay, az, bx, by, bz
+
+
+@kernel
+def cut_on_screen(clip, v, other, here, there, height, width):
+    """A vertex, or the place where the near plane cuts the way to another, on the screen; NaN if behind the camera."""
+    share = here / (here - there) if here < 0 and there > here else 0.0
+    w = clip[v, 3] + share * (np.float64(clip[other, 3]) - clip[v, 3])
+    if not w > 0:
+        return np.nan, np.nan, np.nan
+    x = clip[v, 0] + share * (np.float64(clip[other, 0]) - clip[v, 0])
+    y = clip[v, 1] + share * (np.float64(clip[other, 1]) - clip[v, 1])
+    z = clip[v, 2] + share * (np.float64(clip[other, 2]) - clip[v, 2])
+    return (x / w + 1) * (width / 2), (y / w + 1) * (height / 2), z / w
+
+
+@kernel
+def plane_depth(points, corners, f, x, y, otherwise):
+    """z / w at (x, y) of the plane of a triangle; `otherwise` where it has none."""
+    a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
+    ax, bx, cx = points[a, 0] - x, points[b, 0] - x, points[c, 0] - x
+    ay, by, cy = points[a, 1] - y, points[b, 1] - y, points[c, 1] - y
+    e0, e1, e2 = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
+    depth = (e0 * points[a, 2] + e1 * points[b, 2] + e2 * points[c, 2]) / (e0 + e1 + e2)
+    return depth if math.isfinite(depth) else otherwise
