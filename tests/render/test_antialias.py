@@ -2,10 +2,21 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from aboutface.render import antialias, rasterize
+from aboutface.errors import UsageError
+from aboutface.render import Fragments, antialias, rasterize
+from aboutface.render.antialias import mesh_edges
 
 SIZE = 64
+
+
+@pytest.fixture(autouse=True, params=["torch", "numba"])
+def backend(request, monkeypatch):
+    """Every test of this file runs on both; test_warp.py has more."""
+    monkeypatch.setenv("ABOUTFACE_RENDERER", request.param)
+    return request.param
 
 
 def ellipse(rings: int, around: int = 48) -> tuple[torch.Tensor, torch.Tensor]:
@@ -167,3 +178,74 @@ def test_empty_meshes_and_batches():
     for clip, triangles in ((torch.zeros(2, 3, 4), faces), (torch.zeros(2, 3, 4), faces[:0])):
         fragments = rasterize(clip, triangles, (4, 4))
         assert torch.equal(antialias(image, fragments, clip, triangles), image)
+
+
+def soup(seed: int, behind: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random meshes (2, 40, 4) and (30, 3), some of whose vertices lie behind the camera."""
+    g = torch.Generator().manual_seed(seed)
+    xyz = torch.rand(2, 40, 3, generator=g, dtype=torch.float64) * 2.4 - 1.2
+    w = torch.rand(2, 40, 1, generator=g, dtype=torch.float64) * 2 + (-0.7 if behind else 0.5)
+    return torch.cat([xyz, w], -1), torch.randint(0, 40, (30, 3), generator=g)
+
+
+@given(seed=st.integers(0, 2**31), behind=st.booleans(), separate=st.booleans())
+@settings(max_examples=30, deadline=None)
+def test_every_backend_blends_alike(seed, behind, separate):
+    clip, faces = soup(seed, behind)
+    faces = torch.stack([faces, faces.flip(0).roll(1, 1)]) if separate else faces
+    fragments = rasterize(clip, faces, (20, 17), backend="torch")
+    image = torch.rand(2, 3, 20, 17, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    results = []
+    for name in ("torch", "numba"):
+        vertices = clip.clone().requires_grad_()
+        blended = antialias(image, fragments, vertices, faces, backend=name)
+        if blended.requires_grad:
+            (blended * image.flip(-1)).sum().backward()
+        results.append((blended.detach(), torch.zeros_like(clip) if vertices.grad is None else vertices.grad))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_are_those_of_finite_differences():
+    # Also of an edge that the near plane cuts: its far end alone says where it lies on the screen.
+    near = torch.tensor([[-0.6, -0.7, 0.1, 1.0], [0.72, -0.55, 0.0, 1.2], [0.1, 0.81, 0.2, 1.1]], dtype=torch.float64)
+    cut = torch.tensor([[-0.5, 0.6, 0.9, 1.0], [0.65, 0.7, 0.9, 1.0], [0.1, -1.6, -0.4, -0.3]], dtype=torch.float64)
+    clip = torch.cat([near, cut])[None].requires_grad_()
+    faces = torch.tensor([[0, 1, 2], [3, 4, 5]])
+    fragments = rasterize(clip.detach(), faces, (9, 11))
+    assert {0, 1} <= set(fragments.triangle_id.unique().tolist())
+    image = torch.rand(1, 2, 9, 11, generator=torch.Generator().manual_seed(0), dtype=torch.float64).requires_grad_()
+    for triangles in (faces[:1], faces):
+        fragments = rasterize(clip.detach(), triangles, (9, 11))
+        with_gradient = lambda v, i, f=fragments, t=triangles: antialias(i, f, v, t)  # noqa: E731
+        assert torch.autograd.gradcheck(with_gradient, (clip, image))
+
+
+def test_any_split_of_the_batch_gives_the_same_bits():
+    clip, faces = soup(7, True)
+    clip = clip.float()
+    fragments = rasterize(clip, faces, (30, 20))
+    image = torch.rand(2, 3, 30, 20, generator=torch.Generator().manual_seed(0))
+    together = antialias(image, fragments, clip, faces)
+    for i in (0, 1):
+        one = slice(i, i + 1)
+        alone = antialias(image[one], Fragments(*(member[one] for member in fragments)), clip[one], faces)
+        assert torch.equal(alone, together[one])
+
+
+def test_what_is_known_of_faces_is_forgotten_when_they_are_written_to():
+    faces = torch.tensor([[0, 1, 2]])
+    assert mesh_edges(faces) is mesh_edges(faces)
+    before = mesh_edges(faces).vertices.tolist()
+    faces[0] = torch.tensor([0, 1, 3])
+    assert mesh_edges(faces).vertices.tolist() != before
+    with torch.inference_mode():
+        assert mesh_edges(torch.tensor([[0, 1, 2]])).vertices.tolist() == before
+
+
+def test_sizes_that_do_not_fit_are_named():
+    clip, faces = soup(1, False)
+    fragments = rasterize(clip, faces, (8, 9))
+    with pytest.raises(UsageError, match="antialias: expected an image"):
+        antialias(torch.rand(2, 3, 9, 8), fragments, clip, faces)
+    with pytest.raises(UsageError, match="as many meshes"):
+        antialias(torch.rand(2, 3, 8, 9), fragments, clip[:1], faces)

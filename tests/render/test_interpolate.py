@@ -2,9 +2,16 @@ import pytest
 import torch
 
 from aboutface.errors import UsageError
-from aboutface.render import interpolate, rasterize, texture
+from aboutface.render import interpolate, rasterize
 
 FACES = torch.tensor([[0, 1, 2], [1, 3, 2]])
+
+
+@pytest.fixture(autouse=True, params=["torch", "numba"])
+def backend(request, monkeypatch):
+    """Every test of this file runs on both; test_warp.py has more."""
+    monkeypatch.setenv("ABOUTFACE_RENDERER", request.param)
+    return request.param
 
 
 def quad(batch: int = 1) -> torch.Tensor:
@@ -53,32 +60,3 @@ def test_interpolate_gradients():
         return interpolate(attributes, rasterize(clip, FACES, (5, 6)), FACES)
 
     assert torch.autograd.gradcheck(picture, (quad().requires_grad_(), values))
-
-
-def test_texel_centres_give_the_texels():
-    image = torch.rand(2, 3, 4, 5, generator=torch.Generator().manual_seed(0)).double()
-    y, x = torch.meshgrid((torch.arange(4) + 0.5) / 4, (torch.arange(5) + 0.5) / 5, indexing="ij")
-    uv = torch.stack([x, y], -1).double().expand(2, -1, -1, -1)
-    for wrap in ("clamp", "repeat"):
-        torch.testing.assert_close(texture(image, uv, wrap), image, atol=1e-6, rtol=0)
-        torch.testing.assert_close(texture(image[:1], uv, wrap)[1], image[0], atol=1e-6, rtol=0)
-
-
-def test_beyond_the_border():
-    image = torch.arange(4.0).view(1, 1, 1, 4)
-    uv = torch.tensor([[-0.3, 0.5], [0.0, 0.5], [1.0, 0.5], [1.125, 0.5], [2.375, 7.5], [-0.125, -0.5]])[None, None]
-    clamped = texture(image, uv)
-    assert clamped.flatten().tolist() == [0, 0, 3, 3, 3, 0]
-    repeated = texture(image, uv[:, :, 1:], "repeat")
-    # At the border the first and the last texel meet.
-    torch.testing.assert_close(repeated.flatten(), torch.tensor([1.5, 1.5, 0.0, 1.0, 3.0]))
-    with pytest.raises(UsageError, match="repeat"):
-        texture(image, uv, "mirror")  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("wrap", ["clamp", "repeat"])
-def test_texture_gradients(wrap):
-    g = torch.Generator().manual_seed(1)
-    image = torch.rand(1, 2, 3, 4, generator=g).double().requires_grad_()
-    uv = (torch.rand(1, 3, 3, 2, generator=g).double() * 0.9 + 0.05).requires_grad_()
-    assert torch.autograd.gradcheck(lambda i, p: texture(i, p, wrap), (image, uv))

@@ -34,12 +34,28 @@ def find_crossings(
     rows = (faces + torch.arange(len(faces), device=faces.device).view(-1, 1, 1) * screen.shape[1]).flatten(0, 1)
     surface = _Surface(screen.flatten(0, 1), rows, faces.shape[1], ids.flatten(), depth.flatten().double(), room)
     parts = [_crossings(outline, surface, axis, size) for axis in (0, 1)]
-    inner, outer, start, end, line, steep = (torch.cat(pair) for pair in zip(*parts, strict=True))
+    *found, distance = (torch.cat(pair) for pair in zip(*parts, strict=True))
+    keep = _outermost(torch.minimum(found[0], found[1]) * 2 + found[5], distance)
+    inner, outer, start, end, line, steep = (member.index_select(0, keep) for member in found)
     return inner, outer, start, end, line, steep
 
 
+def _outermost(pair: Tensor, distance: Tensor) -> Tensor:
+    """Of the crossings between each pair of pixels, the first of those farthest from the inner one, as an index.
+
+    The outline of a smooth surface made of small triangles zigzags: it can cross between two pixels three times.
+    """
+    _, group = pair.unique(return_inverse=True)
+    count = int(group.max()) + 1 if len(group) else 0
+    farthest = distance.new_zeros(count).scatter_reduce(0, group, distance, "amax", include_self=False)
+    candidates = (distance == farthest[group]).nonzero().squeeze(1)
+    first = candidates.new_full((count,), len(pair))
+    first = first.scatter_reduce(0, group[candidates], candidates, "amin")
+    return first.sort().values
+
+
 def cut_at_near_plane(points: Tensor, others: Tensor) -> Tensor:
-    """Points (N, 4) of clip space; of those before the near plane, the place where it cuts the way to `others`."""
+    """Points (N, 4) of clip space; of those before the near plane, the place where it cuts the way to `others` behind."""
     beyond, other = points[:, 2] + points[:, 3], others[:, 2] + others[:, 3]
     cut = (beyond < 0) & (other > beyond)
     share = torch.where(cut, beyond / torch.where(cut, beyond - other, 1.0), 0.0)
@@ -80,8 +96,9 @@ def _outline(vertices_clip: Tensor, edges: tuple, size: tuple[int, int]) -> _Out
     keep = keep[torch.stack([usable[row[keep]] for row in rows]).all(0)]
     start, end, item, side = rows[0][keep], rows[1][keep], item[keep], side[0][keep]
     a, b = clip[start], clip[end]
+    ahead = torch.maximum(a[:, 2] + a[:, 3], b[:, 2] + b[:, 3]) >= 0
     a, b = cut_at_near_plane(a, b), cut_at_near_plane(b, a)
-    ahead = ((a[:, 3] > 0) & (b[:, 3] > 0) & (a[:, 2] >= -a[:, 3] * (1 + 1e-9))).nonzero().squeeze(1)
+    ahead = (ahead & (a[:, 3] > 0) & (b[:, 3] > 0)).nonzero().squeeze(1)
     a, b = (_on_screen(p[ahead], size) for p in (a, b))
     return _Outline(start[ahead], end[ahead], item[ahead], a, b, side[ahead])
 
@@ -128,7 +145,8 @@ def _crossings(outline: _Outline, surface: _Surface, axis: int, size: tuple[int,
     place = (crossing, position) if axis == 0 else (position, crossing)
     keep = (inside & _visible(pixel, depth, place, edge.item, surface)).nonzero().squeeze(1)
     steep = torch.full_like(keep, 1 - axis)
-    return pixel[keep, 0], pixel[keep, 1], edge.start[keep], edge.end[keep], line[keep], steep
+    distance = (crossing - (pair[:, 0] + 0.5)).abs()[keep]
+    return pixel[keep, 0], pixel[keep, 1], edge.start[keep], edge.end[keep], line[keep], steep, distance
 
 
 def _visible(pixel: Tensor, depth: Tensor, place: tuple[Tensor, Tensor], item: Tensor, surface: _Surface) -> Tensor:

@@ -41,7 +41,9 @@ class _Announcement(numba.core.event.Listener):
         dispatcher = (event.data or {}).get("dispatcher")
         if not self.made and getattr(dispatcher, "__module__", "") == kernels.__name__:
             self.made = True
-            _log.warning("compiling the renderer for this processor: this once, some ten seconds; the result is kept on disk")
+            _log.warning(
+                "compiling the renderer for this processor: this once, some ten seconds; the result is kept on disk"
+            )
 
     def on_end(self, event):
         pass
@@ -58,11 +60,11 @@ def rasterize(vertices_clip: Tensor, faces: Tensor, size: tuple[int, int], order
     ids = np.empty((batch, height, width), np.int32)
     nearest = np.empty((batch, height, width), np.float32)
     barycentric = np.empty((batch, height, width, 3), clip.dtype)
-    depth = np.empty((batch, height, width), clip.dtype)
+    depth = nearest if clip.dtype == np.float32 else np.empty((batch, height, width), clip.dtype)
 
     def work(*part: int) -> None:
         kernels.draw(clip, screen, plain, corners, order == "painter", *part, nearest, ids)
-        kernels.resolve(clip, screen, corners, ids, *part, barycentric, depth)
+        kernels.resolve(clip, screen, plain, corners, ids, *part, barycentric, depth)
 
     _run(work, _parts(batch, height, torch.get_num_threads()))
     return torch.from_numpy(ids), torch.from_numpy(barycentric), torch.from_numpy(depth)
@@ -74,13 +76,12 @@ def rasterize_backward(
     """Gradient (B, V, 4) with respect to `vertices_clip`."""
     batch, height, width = ids.shape
     clip, corners, seen = _array(vertices_clip), _faces(faces), _array(ids)
-    screen, _ = _project(clip, (height, width))
     has = grad_barycentric is not None, grad_depth is not None
     by_barycentric = np.empty((1, 1, 1, 3), clip.dtype) if grad_barycentric is None else _array(grad_barycentric)
     by_depth = np.empty((1, 1, 1), clip.dtype) if grad_depth is None else _array(grad_depth)
 
     def work(total: np.ndarray, *part: int) -> None:
-        kernels.rasterize_backward(clip, screen, corners, seen, by_barycentric, by_depth, has, *part, total)
+        kernels.rasterize_backward(clip, corners, seen, by_barycentric, by_depth, has, *part, total)
 
     total = _sum_of_bands(work, (batch, *clip.shape[1:]), (height, width), np.dtype(np.float64))
     return torch.from_numpy(total.astype(clip.dtype))

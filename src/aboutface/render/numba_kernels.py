@@ -18,7 +18,7 @@ kernel: Any = njit(nogil=True, cache=True, error_model="numpy")
 
 @kernel
 def project(clip, height, width, first_item, end_item, screen, plain):
-    """Fill `screen` with pixels x and y, z / w, w of each vertex; x, y and z are NaN where it is not plain."""
+    """Fill `screen` with pixels x and y, z / w, 1 / w of each vertex; NaN where it is not plain."""
     half_width, half_height = width / 2, height / 2
     for item in range(first_item, end_item):
         all_plain = True
@@ -30,12 +30,10 @@ def project(clip, height, width, first_item, end_item, screen, plain):
                 screen[item, v, 0] = (x / w + 1) * half_width
                 screen[item, v, 1] = (y / w + 1) * half_height
                 screen[item, v, 2] = z / w
+                screen[item, v, 3] = 1 / w
             else:
                 all_plain = False
-                screen[item, v, 0] = np.nan
-                screen[item, v, 1] = np.nan
-                screen[item, v, 2] = np.nan
-            screen[item, v, 3] = w
+                screen[item, v] = np.nan
         plain[item] = all_plain
 
 
@@ -43,6 +41,7 @@ def project(clip, height, width, first_item, end_item, screen, plain):
 def draw(clip, screen, plain, faces, painter, first_item, end_item, first_row, end_row, nearest, ids):
     """Ids of the triangles seen; `nearest` (B, H, W) float32 holds their depths."""
     height, width = ids.shape[1], ids.shape[2]
+    last_column, first_line, last_line = width - 1.0, np.float64(first_row), end_row - 1.0
     for item in range(first_item, end_item):
         nearest[item, first_row:end_row] = np.inf
         ids[item, first_row:end_row] = -1
@@ -50,61 +49,77 @@ def draw(clip, screen, plain, faces, painter, first_item, end_item, first_row, e
         corners = faces[item if faces.shape[0] > 1 else 0]
         item_ids, item_nearest = ids[item], nearest[item]
         for f in range(corners.shape[0]):
-            a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
-            ay, by, cy = points[a, 1], points[b, 1], points[c, 1]
+            # Unsigned: numba would otherwise test every index for being negative.
+            a, b, c = np.uint64(corners[f, 0]), np.uint64(corners[f, 1]), np.uint64(corners[f, 2])
             ax, bx, cx = points[a, 0], points[b, 0], points[c, 0]
-            if not all_plain and math.isnan(ay + by + cy):
+            ay, by, cy = points[a, 1], points[b, 1], points[c, 1]
+            if not all_plain and math.isnan(ax + bx + cx):
                 draw_clipped(
                     clip[item], points, a, b, c, f, painter, height, first_row, end_row, item_nearest, item_ids
                 )
                 continue
-            low = ay if ay < by else by
-            high = by if ay < by else ay
-            low = cy if cy < low else low
-            high = cy if cy > high else high
-            top, bottom = math.ceil(low - 0.5), math.floor(high - 0.5)
-            top = first_row if top < first_row else top
-            bottom = end_row - 1 if bottom > end_row - 1 else bottom
-            if bottom < top:
-                continue
-            low = ax if ax < bx else bx
-            high = bx if ax < bx else ax
-            low = cx if cx < low else low
-            high = cx if cx > high else high
-            left, right = math.ceil(low - 0.5), math.floor(high - 0.5)
-            left = 0 if left < 0 else left
-            right = width - 1 if right > width - 1 else right
-            if right < left:
-                continue
+            left, right = centres_between(ax, bx, cx, 0.0, last_column)
+            top, bottom = centres_between(ay, by, cy, first_line, last_line)
             area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-            if area == 0:
+            if (right < left) | (bottom < top) | (area == 0):
                 continue
             if area < 0:
                 b, c = c, b
                 bx, cx = cx, bx
                 by, cy = cy, by
-            az, bz, cz = points[a, 2], points[b, 2], points[c, 2]
-            for row in range(top, bottom + 1):
-                y = row + 0.5
-                ay_, by_, cy_ = ay - y, by - y, cy - y
-                for column in range(left, right + 1):
-                    x = column + 0.5
-                    ax_, bx_, cx_ = ax - x, bx - x, cx - x
-                    e0 = bx_ * cy_ - by_ * cx_
-                    e1 = cx_ * ay_ - cy_ * ax_
-                    e2 = ax_ * by_ - ay_ * bx_
-                    if e0 < 0 or e1 < 0 or e2 < 0:
+            triangle = ax, ay, points[a, 2], bx, by, points[b, 2], cx, cy, points[c, 2]
+            # Four pixels at once, two by two: most triangles of a face need no more, and the time goes into jumps that
+            # the processor cannot foresee.
+            for row in range(top, bottom + 1, 2):
+                ay0, by0, cy0 = ay - (row + 0.5), by - (row + 0.5), cy - (row + 0.5)
+                ay1, by1, cy1 = ay - (row + 1.5), by - (row + 1.5), cy - (row + 1.5)
+                for column in range(left, right + 1, 2):
+                    ax0, bx0, cx0 = ax - (column + 0.5), bx - (column + 0.5), cx - (column + 0.5)
+                    ax1, bx1, cx1 = ax - (column + 1.5), bx - (column + 1.5), cx - (column + 1.5)
+                    i0, i1, i2 = bx0 * cy0 - by0 * cx0, cx0 * ay0 - cy0 * ax0, ax0 * by0 - ay0 * bx0
+                    j0, j1, j2 = bx1 * cy0 - by0 * cx1, cx1 * ay0 - cy0 * ax1, ax1 * by0 - ay0 * bx1
+                    k0, k1, k2 = bx0 * cy1 - by1 * cx0, cx0 * ay1 - cy1 * ax0, ax0 * by1 - ay1 * bx0
+                    l0, l1, l2 = bx1 * cy1 - by1 * cx1, cx1 * ay1 - cy1 * ax1, ax1 * by1 - ay1 * bx1
+                    i = (i0 >= 0) & (i1 >= 0) & (i2 >= 0)
+                    j = (j0 >= 0) & (j1 >= 0) & (j2 >= 0) & (column < right)
+                    k = (k0 >= 0) & (k1 >= 0) & (k2 >= 0) & (row < bottom)
+                    l = (l0 >= 0) & (l1 >= 0) & (l2 >= 0) & (column < right) & (row < bottom)  # noqa: E741
+                    if not (i | j | k | l):
                         continue
-                    if (
-                        (e0 == 0 and not owns(cx - bx, cy - by))
-                        or (e1 == 0 and not owns(ax - cx, ay - cy))
-                        or (e2 == 0 and not owns(bx - ax, by - ay))
-                    ):
-                        continue
-                    depth = np.float32((e0 * az + e1 * bz + e2 * cz) / (e0 + e1 + e2))
-                    if depth >= -1 and (painter or depth < item_nearest[row, column]):
-                        item_nearest[row, column] = depth
-                        item_ids[row, column] = f
+                    if i:
+                        offer(triangle, i0, i1, i2, f, painter, row, column, item_nearest, item_ids)
+                    if j:
+                        offer(triangle, j0, j1, j2, f, painter, row, column + 1, item_nearest, item_ids)
+                    if k:
+                        offer(triangle, k0, k1, k2, f, painter, row + 1, column, item_nearest, item_ids)
+                    if l:
+                        offer(triangle, l0, l1, l2, f, painter, row + 1, column + 1, item_nearest, item_ids)
+
+
+@kernel
+def centres_between(a, b, c, first, last):
+    """First and last pixel from `first` to `last` whose centres lie between three positions."""
+    low, high = (a, b) if a < b else (b, a)
+    low = (c if c < low else low) - 0.5
+    high = (c if c > high else high) - 0.5
+    return math.ceil(first if low < first else low), math.floor(last if high > last else high)
+
+
+@kernel
+def offer(triangle, e0, e1, e2, f, painter, row, column, nearest, ids):
+    """Take a pixel inside a triangle if it owns it and is the nearest so far."""
+    ax, ay, az, bx, by, bz, cx, cy, cz = triangle
+    if (e0 == 0) | (e1 == 0) | (e2 == 0):
+        if (
+            (e0 == 0 and not owns(cx - bx, cy - by))
+            or (e1 == 0 and not owns(ax - cx, ay - cy))
+            or (e2 == 0 and not owns(bx - ax, by - ay))
+        ):
+            return
+    depth = np.float32((e0 * az + e1 * bz + e2 * cz) / (e0 + e1 + e2))
+    if (depth >= -1) & (painter | (depth < nearest[row, column])):
+        nearest[row, column] = depth
+        ids[row, column] = f
 
 
 @kernel
@@ -196,20 +211,14 @@ def clipped_box(clip, a, b, c, height, width):
 
 
 @kernel
-def corner_from(clip, points, v, x, y, height, width):
-    """A vertex in homogeneous pixels measured from (x, y): X, Y, w."""
-    w = points[v, 3]
-    if not math.isnan(points[v, 0]):
-        return (points[v, 0] - x) * w, (points[v, 1] - y) * w, w
-    return (clip[v, 0] + w) * (width / 2) - x * w, (clip[v, 1] + w) * (height / 2) - y * w, w
+def resolve(clip, screen, plain, faces, ids, first_item, end_item, first_row, end_row, barycentric, depth):
+    """Fill in barycentrics (B, H, W, 3) of the triangles in `ids`, and depth (B, H, W): 1 where there are none.
 
-
-@kernel
-def resolve(clip, screen, faces, ids, first_item, end_item, first_row, end_row, barycentric, depth):
-    """Barycentrics (B, H, W, 3) and depth (B, H, W) of the triangles in `ids`."""
+    float32 depths must be there already, from `draw`; float64 ones are made here.
+    """
     height, width = ids.shape[1], ids.shape[2]
     for item in range(first_item, end_item):
-        points, vertices = screen[item], clip[item]
+        points, vertices, all_plain = screen[item], clip[item], plain[item]
         corners = faces[item if faces.shape[0] > 1 else 0]
         for row in range(first_row, end_row):
             y = row + 0.5
@@ -222,79 +231,89 @@ def resolve(clip, screen, faces, ids, first_item, end_item, first_row, end_row, 
                     depth[item, row, column] = 1
                     continue
                 x = column + 0.5
-                a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
-                ax, ay, aw = corner_from(vertices, points, a, x, y, height, width)
-                bx, by, bw = corner_from(vertices, points, b, x, y, height, width)
-                cx, cy, cw = corner_from(vertices, points, c, x, y, height, width)
-                e0, e1, e2 = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
-                scale = 1 / (e0 + e1 + e2)
-                barycentric[item, row, column, 0] = e0 * scale
-                barycentric[item, row, column, 1] = e1 * scale
-                barycentric[item, row, column, 2] = e2 * scale
-                z = e0 * vertices[a, 2] + e1 * vertices[b, 2] + e2 * vertices[c, 2]
-                depth[item, row, column] = z / (e0 * aw + e1 * bw + e2 * cw)
+                a, b, c = np.uint64(corners[f, 0]), np.uint64(corners[f, 1]), np.uint64(corners[f, 2])
+                ax, ay, ar = points[a, 0] - x, points[a, 1] - y, points[a, 3]
+                bx, by, br = points[b, 0] - x, points[b, 1] - y, points[b, 3]
+                cx, cy, cr = points[c, 0] - x, points[c, 1] - y, points[c, 3]
+                l0, l1, l2 = (bx * cy - by * cx) * ar, (cx * ay - cy * ax) * br, (ax * by - ay * bx) * cr
+                if not all_plain and math.isnan(ar + br + cr):
+                    l0, _, _ = homogeneous_edge(vertices, points, b, c, x, y, height, width)
+                    l1, _, _ = homogeneous_edge(vertices, points, c, a, x, y, height, width)
+                    l2, _, _ = homogeneous_edge(vertices, points, a, b, x, y, height, width)
+                scale = 1 / (l0 + l1 + l2)
+                barycentric[item, row, column, 0] = l0 * scale
+                barycentric[item, row, column, 1] = l1 * scale
+                barycentric[item, row, column, 2] = l2 * scale
+                if depth.itemsize == 8:
+                    z = l0 * vertices[a, 2] + l1 * vertices[b, 2] + l2 * vertices[c, 2]
+                    depth[item, row, column] = z / (l0 * vertices[a, 3] + l1 * vertices[b, 3] + l2 * vertices[c, 3])
 
 
 @kernel
 def rasterize_backward(
-    clip, screen, faces, ids, by_barycentric, by_depth, has, first_item, end_item, first_row, end_row, total
+    clip, faces, ids, by_barycentric, by_depth, has, first_item, end_item, first_row, end_row, total
 ):
-    """Add to `total` (B, V, 4) float64 the gradient with respect to clip: see `rasterize_backward` in torch_backend.
+    """Add to `total` (B, V, 4) float64 the gradient with respect to clip: see `rasterize_backward` in torch_backend.py.
 
     Args:
         by_barycentric: (B, H, W, 3) and by_depth: (B, H, W): gradients given; `has`: whether each is.
     """
     height, width = ids.shape[1], ids.shape[2]
+    half_width, half_height = width / 2, height / 2
     has_barycentric, has_depth = has
     for item in range(first_item, end_item):
-        points, vertices, out = screen[item], clip[item], total[item]
+        v, out = clip[item], total[item]
         corners = faces[item if faces.shape[0] > 1 else 0]
         for row in range(first_row, end_row):
-            y = row + 0.5
+            y = half_height - (row + 0.5)
             for column in range(width):
                 f = ids[item, row, column]
                 if f < 0:
                     continue
-                x = column + 0.5
-                a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
-                ax, ay, aw = corner_from(vertices, points, a, x, y, height, width)
-                bx, by, bw = corner_from(vertices, points, b, x, y, height, width)
-                cx, cy, cw = corner_from(vertices, points, c, x, y, height, width)
-                e0, e1, e2 = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
-                scale = 1 / (e0 * aw + e1 * bw + e2 * cw)
-                l0, l1, l2 = e0 * scale, e1 * scale, e2 * scale
-                g0, g1, g2, gz = 0.0, 0.0, 0.0, 0.0
+                x = half_width - (column + 0.5)
+                a, b, c = np.uint64(corners[f, 0]), np.uint64(corners[f, 1]), np.uint64(corners[f, 2])
+                aw, bw, cw = np.float64(v[a, 3]), np.float64(v[b, 3]), np.float64(v[c, 3])
+                ax, ay = v[a, 0] * half_width + aw * x, v[a, 1] * half_height + aw * y
+                bx, by = v[b, 0] * half_width + bw * x, v[b, 1] * half_height + bw * y
+                cx, cy = v[c, 0] * half_width + cw * x, v[c, 1] * half_height + cw * y
+                to_x, to_y = x / half_width, y / half_height
+                l0, l1, l2 = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
+                whole = l0 + l1 + l2
+                if whole == 0:
+                    continue
+                scale = 1 / whole
+                # Two divisions side by side: one after the other, they are what takes the time.
+                g0, g1, g2, by_z, by_w = 0.0, 0.0, 0.0, 0.0, 0.0
                 if has_barycentric:
-                    g0 = np.float64(by_barycentric[item, row, column, 0])
-                    g1 = np.float64(by_barycentric[item, row, column, 1])
-                    g2 = np.float64(by_barycentric[item, row, column, 2])
-                    whole = 1 / (l0 + l1 + l2)
-                    mean = (g0 * l0 + g1 * l1 + g2 * l2) * whole
-                    g0, g1, g2 = (g0 - mean) * whole, (g1 - mean) * whole, (g2 - mean) * whole
+                    g0 = by_barycentric[item, row, column, 0] * scale
+                    g1 = by_barycentric[item, row, column, 1] * scale
+                    g2 = by_barycentric[item, row, column, 2] * scale
+                    mean = (g0 * l0 + g1 * l1 + g2 * l2) * scale
+                    g0, g1, g2 = g0 - mean, g1 - mean, g2 - mean
                 if has_depth:
-                    gz = np.float64(by_depth[item, row, column])
-                    g0 += gz * vertices[a, 2]
-                    g1 += gz * vertices[b, 2]
-                    g2 += gz * vertices[c, 2]
-                g0, g1, g2 = g0 * scale, g1 * scale, g2 * scale
-                qx = g0 * (by * cw - bw * cy) + g1 * (cy * aw - cw * ay) + g2 * (ay * bw - aw * by)
-                qy = g0 * (bw * cx - bx * cw) + g1 * (cw * ax - cx * aw) + g2 * (aw * bx - ax * bw)
-                qw = g0 * e0 + g1 * e1 + g2 * e2
-                qw += qx * (width / 2 - x) + qy * (height / 2 - y)
-                qx *= width / 2
-                qy *= height / 2
-                out[a, 0] -= l0 * qx
-                out[a, 1] -= l0 * qy
-                out[a, 2] += l0 * gz
-                out[a, 3] -= l0 * qw
-                out[b, 0] -= l1 * qx
-                out[b, 1] -= l1 * qy
-                out[b, 2] += l1 * gz
-                out[b, 3] -= l1 * qw
-                out[c, 0] -= l2 * qx
-                out[c, 1] -= l2 * qy
-                out[c, 2] += l2 * gz
-                out[c, 3] -= l2 * qw
+                    az, bz, cz = np.float64(v[a, 2]), np.float64(v[b, 2]), np.float64(v[c, 2])
+                    nearness = 1 / (l0 * aw + l1 * bw + l2 * cw)
+                    by_z = by_depth[item, row, column] * nearness
+                    depth = (l0 * az + l1 * bz + l2 * cz) * nearness
+                    by_w = -by_z * depth
+                    g0 += by_z * (az - depth * aw)
+                    g1 += by_z * (bz - depth * bw)
+                    g2 += by_z * (cz - depth * cw)
+                    out[a, 2] += by_z * l0
+                    out[b, 2] += by_z * l1
+                    out[c, 2] += by_z * l2
+                dx, dy = (g2 * by - g1 * cy) * half_width, (g1 * cx - g2 * bx) * half_height
+                out[a, 0] += dx
+                out[a, 1] += dy
+                out[a, 3] += by_w * l0 + dx * to_x + dy * to_y
+                dx, dy = (g0 * cy - g2 * ay) * half_width, (g2 * ax - g0 * cx) * half_height
+                out[b, 0] += dx
+                out[b, 1] += dy
+                out[b, 3] += by_w * l1 + dx * to_x + dy * to_y
+                dx, dy = (g1 * ay - g0 * by) * half_width, (g0 * bx - g1 * ax) * half_height
+                out[c, 0] += dx
+                out[c, 1] += dy
+                out[c, 3] += by_w * l2 + dx * to_x + dy * to_y
 
 
 @kernel
@@ -379,6 +398,9 @@ def find_crossings(clip, points, corners, edges, ids, depth, first_vertex, first
             high = z
     room = 1e-4 * max(high - low, 0.0) + 1e-6
     found = np.empty((1024, 6), np.int64)
+    distances = np.empty(1024)
+    # Number, from 1, of the crossing found between each pixel and the next in its column or row.
+    known = np.zeros((height, width, 2), np.int32)
     count = 0
     for e in range(edges.shape[0]):
         start, end = edges[e, 0], edges[e, 1]
@@ -424,17 +446,33 @@ def find_crossings(clip, points, corners, edges, ids, depth, first_vertex, first
                 if not (shown > here and plane_depth(points, corners, seen, x, y, shown) > here + room):
                     continue
             if count == found.shape[0]:
-                longer = np.empty((2 * count, 6), np.int64)
-                longer[:count] = found
-                found = longer
-            found[count, 0] = first_pixel + inner_row * width + inner_column
-            found[count, 1] = first_pixel + outer_row * width + outer_column
-            found[count, 2] = first_vertex + start
-            found[count, 3] = first_vertex + end
-            found[count, 4] = line
-            found[count, 5] = steep
-            count += 1
+                found, distances = longer(found), longer(distances)
+            # Of several outlines between two pixels the outermost counts, see `_outermost` in crossings.py.
+            distance = abs(crossing - (inner + 0.5))
+            pair = known[min(inner_row, outer_row), min(inner_column, outer_column)]
+            at = pair[int(steep)] - 1
+            if at < 0:
+                at = count
+                count += 1
+                pair[int(steep)] = count
+            elif distance <= distances[at]:
+                continue
+            distances[at] = distance
+            found[at, 0] = first_pixel + inner_row * width + inner_column
+            found[at, 1] = first_pixel + outer_row * width + outer_column
+            found[at, 2] = first_vertex + start
+            found[at, 3] = first_vertex + end
+            found[at, 4] = line
+            found[at, 5] = steep
     return found[:count]
+
+
+@kernel
+def longer(array):
+    """The same with room for twice as many rows."""
+    result = np.empty((2 * array.shape[0], *array.shape[1:]), array.dtype)
+    result[: array.shape[0]] = array
+    return result
 
 
 @kernel

@@ -49,15 +49,15 @@ def resolve(vertices_clip: Tensor, faces: Tensor, ids: Tensor) -> tuple[Tensor, 
     size = ids.shape[1:]
     vertices, rows = _Vertices.of(vertices_clip, (size[0], size[1])), _vertex_rows(faces, vertices_clip.shape[1])
     flat = ids.flatten()
-    seen = (flat >= 0).nonzero().squeeze(1)
     barycentric = vertices_clip.new_zeros(len(flat), 3)
     depth = vertices_clip.new_ones(len(flat))
-    for part in in_chunks(seen):
-        at = _Seen.of(vertices, rows, flat, part, size)
-        scale = 1 / (at.e[0] * at.w[0] + at.e[1] * at.w[1] + at.e[2] * at.w[2])
-        nearness = 1 / (at.e[0] + at.e[1] + at.e[2])
-        barycentric[part] = torch.stack([e * nearness for e in at.e], -1).to(barycentric)
-        depth[part] = ((at.e[0] * at.z[0] + at.e[1] * at.z[1] + at.e[2] * at.z[2]) * scale).to(depth)
+    for part in in_chunks((flat >= 0).nonzero().squeeze(1)):
+        corners = rows.index_select(0, _triangle_rows(flat, part, ids.shape, faces.shape[1]))
+        z, w = ([column.index_select(0, c) for c in corners.unbind(-1)] for column in (vertices.z, vertices.w))
+        weight = _weights(vertices, corners, *_centres(part, ids.shape))
+        scale = 1 / _dot(weight, [1, 1, 1])
+        barycentric[part] = torch.stack([v * scale for v in weight], -1).to(barycentric)
+        depth[part] = (_dot(weight, z) / _dot(weight, w)).to(depth)
     return barycentric.view(*ids.shape, 3), depth.view(ids.shape)
 
 
@@ -66,36 +66,46 @@ def rasterize_backward(
 ) -> Tensor:
     """Gradient (B, V, 4) with respect to `vertices_clip`.
 
-    With corners A_i = (x_i, y_i, w_i), x and y homogeneous pixels measured from the pixel's centre, the weights l solve
-    sum(l_i A_i) = (0, 0, 1); barycentrics are l / sum(l), and depth is sum(l_i z_i). From there, with g the gradient
-    with respect to l and q = A^-T g, the gradient with respect to A_i is -l_i q.
+    Let p_i be the corners in homogeneous pixels (x, y, both times w), measured from the pixel's centre, and l_i the cross
+    product of the other two. Then barycentrics are l / sum(l), and depth is sum(l_i z_i) / sum(l_i w_i).
     """
     height, width = ids.shape[1:]
-    vertices, rows = _Vertices.of(vertices_clip, (height, width)), _vertex_rows(faces, vertices_clip.shape[1])
-    flat = ids.flatten()
-    total = torch.zeros(vertices_clip.shape[0] * vertices_clip.shape[1], 4, dtype=torch.float64, device=ids.device)
+    half_width, half_height = width / 2, height / 2
+    rows, flat = _vertex_rows(faces, vertices_clip.shape[1]), ids.flatten()
+    table = [column.contiguous() for column in vertices_clip.double().flatten(0, 1).unbind(-1)]
+    total = torch.zeros(len(table[0]), 4, dtype=torch.float64, device=ids.device)
     for part in in_chunks((flat >= 0).nonzero().squeeze(1)):
-        at = _Seen.of(vertices, rows, flat, part, ids.shape[1:])
-        determinant = at.e[0] * at.w[0] + at.e[1] * at.w[1] + at.e[2] * at.w[2]
-        weights = [e / determinant for e in at.e]
-        gradient = [torch.zeros_like(weights[0]) for _ in range(3)]
-        grad_z = None
+        corners = rows.index_select(0, _triangle_rows(flat, part, ids.shape, faces.shape[1])).unbind(-1)
+        px, py = _centres(part, ids.shape)
+        to_x, to_y = half_width - px, half_height - py
+        x, y, z, w = ([column.index_select(0, c) for c in corners] for column in table)
+        x = [a * half_width + b * to_x for a, b in zip(x, w, strict=True)]
+        y = [a * half_height + b * to_y for a, b in zip(y, w, strict=True)]
+        weight = [x[i - 2] * y[i - 1] - y[i - 2] * x[i - 1] for i in range(3)]
+        # A sliver whose weights all vanish by rounding has no gradient rather than an infinite one.
+        scale = 1 / _dot(weight, [1, 1, 1])
+        scale = torch.where(torch.isfinite(scale), scale, 0.0)
+        by_weight = [torch.zeros_like(scale)] * 3
+        by_z = by_w = torch.zeros_like(scale)
         if grad_barycentric is not None:
             given = grad_barycentric.reshape(-1, 3).index_select(0, part).double().unbind(-1)
-            whole = weights[0] + weights[1] + weights[2]
-            mean = (given[0] * weights[0] + given[1] * weights[1] + given[2] * weights[2]) / whole
-            gradient = [(g - mean) / whole for g in given]
+            given = [g * scale for g in given]
+            mean = _dot(given, weight) * scale
+            by_weight = [g - mean for g in given]
         if grad_depth is not None:
-            grad_z = grad_depth.flatten().index_select(0, part).double()
-            gradient = [g + grad_z * z for g, z in zip(gradient, at.z, strict=True)]
-        qx, qy, qw = at.inverse_transposed_times([g / determinant for g in gradient])
-        # From (x - px w, y - py w, w) in pixels back to clip space.
-        by_w = qw + qx * (width / 2 - at.px) + qy * (height / 2 - at.py)
-        qx, qy = qx * (width / 2), qy * (height / 2)
-        for corner, weight in enumerate(weights):
-            dz = torch.zeros_like(weight) if grad_z is None else grad_z * weight
-            change = torch.stack([-weight * qx, -weight * qy, dz, -weight * by_w], -1)
-            total.index_add_(0, at.rows[:, corner], change)
+            nearness = 1 / _dot(weight, w)
+            nearness = torch.where(torch.isfinite(nearness), nearness, 0.0)
+            by_z = grad_depth.flatten().index_select(0, part).double() * nearness
+            depth = _dot(weight, z) * nearness
+            by_w = -by_z * depth
+            by_weight = [g + by_z * (a - depth * b) for g, a, b in zip(by_weight, z, w, strict=True)]
+        for i, corner in enumerate(corners):
+            before, after = i - 1, i - 2
+            by_x = by_weight[before] * y[after] - by_weight[after] * y[before]
+            by_y = by_weight[after] * x[before] - by_weight[before] * x[after]
+            by_own_w = by_w * weight[i] + by_x * to_x + by_y * to_y
+            change = torch.stack([by_x * half_width, by_y * half_height, by_z * weight[i], by_own_w], -1)
+            total.index_add_(0, corner, change)
     return total.to(vertices_clip).view_as(vertices_clip)
 
 
@@ -161,6 +171,16 @@ def _triangle_rows(ids: Tensor, pixels: Tensor, shape: torch.Size, count: int) -
     return ids.index_select(0, pixels) + item * count
 
 
+def _centres(pixels: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """x and y of the centres of `pixels` (N,), counted through (B, H, W)."""
+    line = pixels.div(shape[2], rounding_mode="floor")
+    return (pixels - line * shape[2]).double() + 0.5, (line % shape[1]).double() + 0.5
+
+
+def _dot(a: list[Tensor], b: list) -> Tensor:
+    return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
 def _mixed(table: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
     a, b, c = (table.index_select(0, corners[:, i]) * weights[:, i : i + 1] for i in range(3))
     return a + b + c
@@ -202,53 +222,37 @@ class _Vertices:
         return x, (self.clip_y.index_select(0, rows) + w) * (self.size[0] / 2)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """The corners of the triangles seen at N pixels: lists of three (N,) float64."""
+def _weights(vertices: _Vertices, corners: Tensor, px: Tensor, py: Tensor) -> list[Tensor]:
+    """Barycentrics at pixels (N,) of triangles (N, 3), not yet scaled to sum to 1."""
+    w = [vertices.w.index_select(0, c) for c in corners.unbind(-1)]
+    x = [vertices.x.index_select(0, c) - px for c in corners.unbind(-1)]
+    y = [vertices.y.index_select(0, c) - py for c in corners.unbind(-1)]
+    weight = [(x[i - 2] * y[i - 1] - y[i - 2] * x[i - 1]) / w[i] for i in range(3)]
+    odd = torch.isnan(x[0] + x[1] + x[2]).nonzero().squeeze(1)
+    if len(odd):
+        edges = _homogeneous_edges(vertices, list(corners[odd].unbind(-1)), px[odd], py[odd])
+        for i in range(3):
+            weight[i][odd] = edges[i]
+    return weight
 
-    rows: Tensor
-    """(N, 3): rows of `_Vertices`."""
-    x: list[Tensor]
-    """Homogeneous pixels from the pixel's centre."""
-    y: list[Tensor]
-    z: list[Tensor]
-    w: list[Tensor]
-    e: list[Tensor]
-    """x and y of the other two corners, crossed: twice the area of pixel, and those two, times both their w."""
-    px: Tensor
-    """(N,) the pixel's centre."""
-    py: Tensor
 
-    @classmethod
-    def of(cls, vertices: _Vertices, rows: Tensor, ids: Tensor, pixels: Tensor, size: torch.Size) -> "_Seen":
-        height, width = size
-        line = pixels.div(width, rounding_mode="floor")
-        item = line.div(height, rounding_mode="floor")
-        count = len(rows) * height * width // max(len(ids), 1)
-        rows = rows.index_select(0, ids.index_select(0, pixels) + item * count)
-        px = (pixels - line * width).double() + 0.5
-        py = (line - item * height).double() + 0.5
-        columns = rows.unbind(-1)
-        z, w = ([v.index_select(0, c) for c in columns] for v in (vertices.z, vertices.w))
-        x, y = ([v.index_select(0, c) for c in columns] for v in (vertices.x, vertices.y))
-        x = [(a - px) * b for a, b in zip(x, w, strict=True)]
-        y = [(a - py) * b for a, b in zip(y, w, strict=True)]
-        odd = (~vertices.plain.index_select(0, rows.flatten())).view_as(rows).any(-1).nonzero().squeeze(1)
-        if len(odd):
-            for i, column in enumerate(columns):
-                hx, hy = vertices.homogeneous(column[odd])
-                x[i][odd] = hx - px[odd] * w[i][odd]
-                y[i][odd] = hy - py[odd] * w[i][odd]
-        e = [x[i - 2] * y[i - 1] - y[i - 2] * x[i - 1] for i in range(3)]
-        return cls(rows, x, y, z, w, e, px, py)
-
-    def inverse_transposed_times(self, g: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Sum of g_i times the cross product of the other two corners (x, y, w)."""
-        parts = []
-        for u, v in ((self.y, self.w), (self.w, self.x)):
-            terms = [g[i] * (u[i - 2] * v[i - 1] - v[i - 2] * u[i - 1]) for i in range(3)]
-            parts.append(terms[0] + terms[1] + terms[2])
-        return parts[0], parts[1], g[0] * self.e[0] + g[1] * self.e[1] + g[2] * self.e[2]
+def _homogeneous_edges(vertices: _Vertices, corners: list[Tensor], px: Tensor, py: Tensor) -> list[Tensor]:
+    """Edge functions at pixels (N,) of triangles with a vertex that is not plain, corners three times (N,)."""
+    x, y, w, plain, far_x, far_y = [], [], [], [], [], []
+    for rows in corners:
+        w.append(vertices.w[rows])
+        plain.append(vertices.plain[rows])
+        x.append(vertices.x[rows] - px)
+        y.append(vertices.y[rows] - py)
+        hx, hy = vertices.homogeneous(rows)
+        far_x.append(hx - px * w[-1])
+        far_y.append(hy - py * w[-1])
+    edges = []
+    for start, end in ((1, 2), (2, 0), (0, 1)):
+        near = (x[start] * y[end] - y[start] * x[end]) * (w[start] * w[end])
+        far = far_x[start] * far_y[end] - far_y[start] * far_x[end]
+        edges.append(torch.where(plain[start] & plain[end], near, far))
+    return edges
 
 
 @dataclass(frozen=True)
@@ -327,23 +331,7 @@ class _Clipped(_Triangles):
         return cls(corners, left[some], right[some], top[some], bottom[some], keep[some], vertices)
 
     def edges(self, tri: Tensor, px: Tensor, py: Tensor) -> list[Tensor]:
-        v = self.vertices
-        x, y, w, plain, far_x, far_y = [], [], [], [], [], []
-        for column in self.corners:
-            rows = column.index_select(0, tri)
-            w.append(v.w[rows])
-            plain.append(v.plain[rows])
-            x.append(v.x[rows] - px)
-            y.append(v.y[rows] - py)
-            hx, hy = v.homogeneous(rows)
-            far_x.append(hx - px * w[-1])
-            far_y.append(hy - py * w[-1])
-        edges = []
-        for start, end in ((1, 2), (2, 0), (0, 1)):
-            near = (x[start] * y[end] - y[start] * x[end]) * (w[start] * w[end])
-            far = far_x[start] * far_y[end] - far_y[start] * far_x[end]
-            edges.append(torch.where(plain[start] & plain[end], near, far))
-        return edges
+        return _homogeneous_edges(self.vertices, [c.index_select(0, tri) for c in self.corners], px, py)
 
     def direction(self, tri: Tensor, start: int, end: int) -> tuple[Tensor, Tensor]:
         v = self.vertices
