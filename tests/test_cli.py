@@ -677,7 +677,7 @@ class TestDoctor:
     def test_well(self, capsys):
         assert main(["doctor"]) == 0
         captured = capsys.readouterr()
-        for word in ("Python", "torch", "thread", "dlib-landmarks", "GB free", "a square is drawn", "within 0"):
+        for word in ("Python", "torch", "thread", "dlib-landmarks", "GB free", "(numba) draws a square as", "within 0"):
             assert word in captured.out
         assert "BAD" not in captured.out
         assert "everything works" in captured.err

@@ -94,14 +94,39 @@ class Camera:
 
 @dataclass(frozen=True)
 class Light:
-    """Ambient and one directional light, white, in linear multiples of the albedo (Lambert)."""
+    """Ambient and one directional light, white, in linear multiples of the albedo (Lambert).
 
-    ambient: float = 0.5
-    """Light from everywhere, 0 or more."""
-    diffuse: float = 0.5
-    """Strength of the directional light, 0 or more."""
-    direction: tuple[float, float, float] = (0.0, 0.0, -1.0)
-    """Unit vector from the surface towards the light, camera space."""
+    Numbers, or tensors where gradients or a batch are wanted: those of a batch have its sizes (see `render.shade`).
+    """
+
+    ambient: float | Tensor = 0.5
+    """Light from everywhere, 0 or more; a tensor ()."""
+    diffuse: float | Tensor = 0.5
+    """Strength of the directional light, 0 or more; a tensor ()."""
+    direction: tuple[float, float, float] | Tensor = (0.0, 0.0, -1.0)
+    """Unit vector from the surface towards the light, camera space; a tensor (3,)."""
+
+    def mirrored(self) -> "Light":
+        """The light as seen in a mirror: left and right exchanged."""
+        if isinstance(self.direction, Tensor):
+            return replace(self, direction=self.direction * self.direction.new_tensor([-1.0, 1.0, 1.0]))
+        x, y, z = self.direction
+        return replace(self, direction=(-x, y, z))
+
+
+@dataclass(frozen=True, eq=False)
+class SphericalHarmonics:
+    """Light from all around, given by spherical harmonics of degree 0 to 2, in linear multiples of the albedo."""
+
+    coefficients: Tensor
+    """(9, 3) for red, green and blue, or (9, 1) for white light, in the order of `render.sh_basis`: of the light that
+    arrives at a surface, which means that the clamped cosine is already in them."""
+
+    def mirrored(self) -> "SphericalHarmonics":
+        """The light as seen in a mirror: left and right exchanged."""
+        # x, xy and xz change their sign.
+        signs = self.coefficients.new_tensor([1, 1, 1, -1, -1, 1, 1, -1, 1])
+        return SphericalHarmonics(self.coefficients * signs[:, None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +138,7 @@ class Scene:
     albedo: Tensor
     """Texture (3, H, W), float RGB in [0, 1]."""
     camera: Camera
-    light: Light | None = None
+    light: Light | SphericalHarmonics | None = None
     """None: the albedo already carries the photo's light."""
     pose: Pose = FRONTAL
     """Head pose as in the photo, before any turn."""
@@ -176,10 +201,6 @@ class Scene:
         K = self.camera.K.clone()
         K[0, 1] = -K[0, 1]
         K[0, 2] = self.camera.width - K[0, 2]
-        light = self.light
-        if light is not None:
-            x, y, z = light.direction
-            light = replace(light, direction=(-x, y, z))
         landmarks = self.landmarks
         if landmarks is not None:
             # A mirrored left eye is a right eye.
@@ -191,7 +212,7 @@ class Scene:
             surface=Mesh(mesh.vertices * flip.to(mesh.vertices), mesh.faces.flip(-1), uv),
             albedo=self.albedo.flip(-1),
             camera=replace(self.camera, K=K),
-            light=light,
+            light=None if self.light is None else self.light.mirrored(),
             pose=Pose(-self.pose.yaw, self.pose.pitch, -self.pose.roll),
             turn=mirror @ self.turn @ mirror,
             pivot=(-self.pivot[0], *self.pivot[1:]),

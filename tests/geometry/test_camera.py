@@ -1,4 +1,4 @@
-"""Pinhole cameras: round trips, pixel centres, clip space."""
+"""Cameras: round trips, pixel centres, clip space."""
 
 import math
 
@@ -9,7 +9,18 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
-from aboutface.geometry import apply, clip_from_camera, intrinsics, pixel_centres, project, unproject
+from aboutface.errors import UsageError
+from aboutface.geometry import (
+    apply,
+    clip,
+    clip_from_affine,
+    clip_from_camera,
+    clip_from_orthographic,
+    intrinsics,
+    pixel_centres,
+    project,
+    unproject,
+)
 
 F64 = torch.float64
 
@@ -74,6 +85,61 @@ def test_impossible_planes_are_refused(planes):
         clip_from_camera(torch.eye(3), (4, 4), *planes)
 
 
+def points_of(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, 3, dtype=F64, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("size", [(48, 80), (80, 48)])
+def test_an_affine_camera_sends_points_where_its_affine_does(size):
+    affine = torch.randn(5, 2, 4, dtype=F64, generator=torch.Generator().manual_seed(1)) * 20
+    points = points_of(5, 30)
+    found = clip(points, clip_from_affine(affine, size, near=-7.0, far=5.0))
+    assert_close(found[..., 3], torch.ones(5, 30, dtype=F64))
+    pixels = (found[..., :2] + 1) / 2 * torch.tensor([size[1], size[0]], dtype=F64)
+    assert_close(pixels, apply(affine, points))
+    assert_close((found[..., 2] + 1) / 2, (points[..., 2] + 7) / 12)
+    with pytest.raises(UsageError, match="near < far"):
+        clip_from_affine(affine, size, near=1.0, far=1.0)
+    with pytest.raises(UsageError, match=r"\(3, 4\)"):
+        clip_from_affine(affine[0].new_zeros(3, 4), size, near=0.0, far=1.0)
+
+
+def test_an_orthographic_camera_shows_all_depths_at_one_scale():
+    points = points_of(30)
+    size, extent = (48, 80), torch.tensor([80, 48], dtype=F64)
+    found = clip(points, clip_from_orthographic(12.5, size, near=-9, far=9).double())
+    assert_close((found[:, :2] + 1) / 2 * extent, 12.5 * points[:, :2] + extent / 2, rtol=0, atol=1e-5)
+    scales = torch.tensor([3.0, 4.0], dtype=F64)
+    shifted = clip(points, clip_from_orthographic(scales, size, (7.0, 9.0)))
+    expected = scales[:, None, None] * points[:, :2] + torch.tensor([7.0, 9.0], dtype=F64)
+    assert_close((shifted[..., :2] + 1) / 2 * extent, expected)
+    # The default planes are those of the pinhole camera, for a face at z = 1.
+    assert (shifted[0, :, 2] < -1).equal(points[:, 2] < 0.05)
+
+
+def test_clip_is_the_matrix_product_whatever_comes_with_it():
+    points, matrices = points_of(3, 500).float(), torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(1))
+    found = clip(points, matrices)
+    assert_close(found, torch.nn.functional.pad(points, (0, 1), value=1.0) @ matrices.mT)
+    # Bit for bit the same, alone and in company, with one thread and with more.
+    assert torch.equal(found[1, 17:18], clip(points[1, 17:18], matrices[1]))
+    assert clip(points[0], matrices).shape == (3, 500, 4)
+    assert torch.equal(clip(points, matrices[1])[1], found[1])
+    threads = torch.get_num_threads()
+    try:
+        many = points_of(60_000).float()
+        results = []
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(clip(many, matrices[0]))
+        assert torch.equal(*results)
+    finally:
+        torch.set_num_threads(threads)
+    for wrong in ((points[..., :2], matrices), (points, matrices[:, :3])):
+        with pytest.raises(UsageError, match="clip: expected"):
+            clip(*wrong)
+
+
 def test_gradients():
     K = intrinsics(30, (6, 8)).double().requires_grad_()
     pixels = pixel_centres(2, 3, F64).flatten(0, 1).requires_grad_()
@@ -82,3 +148,9 @@ def test_gradients():
     assert gradcheck(unproject, (pixels, depth, K))
     assert gradcheck(project, (points, K))
     assert gradcheck(lambda k: clip_from_camera(k, (6, 8)), K)
+    assert gradcheck(clip, (points, torch.rand(2, 4, 4, dtype=F64).requires_grad_()))
+    assert gradcheck(lambda p, k: clip(p, clip_from_camera(k, (6, 8))), (points, K))
+    affine = torch.rand(2, 4, dtype=F64).requires_grad_()
+    assert gradcheck(lambda a: clip(points.detach(), clip_from_affine(a, (6, 8), 0, 3)), affine)
+    scale, centre = torch.tensor(3.0, dtype=F64).requires_grad_(), torch.rand(2, dtype=F64).requires_grad_()
+    assert gradcheck(lambda s, c: clip_from_orthographic(s, (6, 8), c), (scale, centre))

@@ -8,8 +8,10 @@ from torch import Tensor
 from torch.autograd import gradcheck
 from torch.testing import assert_close
 
+from aboutface.errors import UsageError
 from aboutface.geometry import (
     depth_to_mesh,
+    depth_to_points,
     face_normals,
     grid_faces,
     grid_normals,
@@ -17,6 +19,7 @@ from aboutface.geometry import (
     pixel_centres,
     project,
     rotation_from_angles,
+    stack_meshes,
     vertex_normals,
 )
 
@@ -128,7 +131,8 @@ def test_both_kinds_of_normals_of_a_ball(size):
     assert_close(vertices[:, 2].view(size), depth)
     inside = torch.zeros(size, dtype=torch.bool)
     inside[1:-1, 1:-1] = True
-    for normals in (vertex_normals(vertices, faces).view(*size, 3), grid_normals(vertices.view(*size, 3))):
+    by_grid = grid_normals(depth_to_points(depth, K)).movedim(0, -1)
+    for normals in (vertex_normals(vertices, faces).view(*size, 3), by_grid):
         assert_close(normals.norm(dim=-1), torch.ones(size, dtype=F64))
         assert (normals - truth)[inside].norm(dim=-1).max() < 1e-3
         assert ((normals * vertices.view(*size, 3)).sum(-1) < 0).all(), "towards the camera"
@@ -136,10 +140,82 @@ def test_both_kinds_of_normals_of_a_ball(size):
 
 
 def test_grid_normals_of_tiny_grids():
-    flat = torch.tensor([[[0.0, 0, 1], [1e-7, 0, 1]], [[0, 1e-7, 1], [1e-7, 1e-7, 1]]])
-    assert_close(grid_normals(flat), torch.tensor([0.0, 0.0, -1.0]).expand(2, 2, 3))
-    with pytest.raises(ValueError, match="at least 2"):
-        grid_normals(torch.zeros(1, 5, 3))
+    flat = torch.tensor([[[0.0, 1e-7], [0, 1e-7]], [[0, 0], [1e-7, 1e-7]], [[1, 1], [1, 1]]])
+    assert_close(grid_normals(flat), torch.tensor([0.0, 0.0, -1.0])[:, None, None].expand(3, 2, 2))
+    for wrong in (torch.zeros(3, 1, 5), torch.zeros(3, 5, 1), torch.zeros(4, 4, 3), torch.zeros(3, 3)):
+        with pytest.raises(UsageError, match="at least 2"):
+            grid_normals(wrong)
+
+
+def test_grid_normals_have_full_length_however_fine_the_grid():
+    # Cross products of 1e-9: a constant added to the length would show.
+    x = torch.arange(40) * 1e-5
+    y, x = torch.meshgrid(x, x, indexing="ij")
+    normals = grid_normals(torch.stack([x, y, 1 + 3e-4 * torch.sin(4e4 * x) + y]).expand(2, -1, -1, -1))
+    assert_close(normals.norm(dim=1), torch.ones(2, 40, 40), rtol=0, atol=3e-7)
+
+
+def test_points_in_line_have_no_normal_and_no_gradient():
+    points = torch.zeros(3, 5, 6)
+    points[0, :, 3:] = torch.rand(5, 3, generator=torch.Generator().manual_seed(0))  # a line along x, and one point
+    points.requires_grad_()
+    normals = grid_normals(points)
+    assert (normals == 0).all()
+    (1e6 * normals).sum().backward()
+    assert points.grad is not None
+    assert (points.grad == 0).all()
+
+
+def test_grid_normals_are_those_of_the_differences():
+    points = torch.randn(2, 3, 6, 7, dtype=F64, generator=torch.Generator().manual_seed(0))
+    points = points.requires_grad_()
+    padded = torch.nn.functional.pad(points, (1, 1, 1, 1), mode="replicate")
+    along = padded[..., 1:-1, 2:] - padded[..., 1:-1, :-2]
+    down = padded[..., 2:, 1:-1] - padded[..., :-2, 1:-1]
+    expected = torch.nn.functional.normalize(torch.linalg.cross(down, along, dim=1), dim=1)
+    assert_close(grid_normals(points), expected)
+    weight = torch.randn(expected.shape, dtype=F64, generator=torch.Generator().manual_seed(1))
+    found, wanted = (torch.autograd.grad((n * weight).sum(), points)[0] for n in (grid_normals(points), expected))
+    assert_close(found, wanted)
+
+
+def test_a_batch_of_meshes_has_the_normals_of_each_bit_for_bit():
+    vertices, faces = sphere(8, 12)
+    g = torch.Generator().manual_seed(0)
+    batch = (vertices + 0.05 * torch.randn(2, 3, *vertices.shape, generator=g, dtype=F64)).float()
+    for normals in (face_normals, vertex_normals):
+        together = normals(batch, faces)
+        assert together.shape[:2] == (2, 3)
+        assert torch.equal(together[1, 2], normals(batch[1, 2], faces))
+        # Triangles of their own: the second mesh lists them in another order.
+        own = torch.stack([faces, faces.flip(0)])
+        separate = normals(batch[0, :2], own)
+        assert torch.equal(separate[0], together[0, 0])
+        assert torch.equal(separate[1], normals(batch[0, 1], faces.flip(0)))
+    points = depth_to_points(1 + torch.rand(3, 9, 11, generator=g), intrinsics(20, (9, 11)))
+    assert torch.equal(grid_normals(points)[1], grid_normals(points[1]))
+
+
+def test_stacked_meshes_are_filled_up_with_what_is_never_drawn():
+    small = torch.rand(4, 5), torch.tensor([[0, 1, 2], [1, 3, 2]])
+    big = torch.rand(7, 5), torch.tensor([[0, 1, 2], [4, 5, 6], [3, 4, 5]])
+    none = torch.zeros(0, 5), torch.zeros(0, 3, dtype=torch.int64)
+    vertices, faces = stack_meshes([small, big, none])
+    assert vertices.shape == (3, 7, 5)
+    assert torch.equal(vertices[0, :4], small[0])
+    assert torch.equal(vertices[0, 4:], small[0][:1].expand(3, -1))
+    assert torch.equal(vertices[1], big[0])
+    assert torch.equal(faces[0], torch.tensor([[0, 1, 2], [1, 3, 2], [0, 0, 0]]))
+    assert torch.equal(faces[1], big[1])
+    assert (faces[2] == 0).all()
+    for wrong in (
+        [],
+        [small, (torch.rand(4, 3), small[1])],
+        [(small[0][None], small[1])],
+        [(small[0], torch.ones(2, 4))],
+    ):
+        with pytest.raises(UsageError, match="stack_meshes"):
+            stack_meshes(wrong)
 
 
 def test_gradients():
@@ -148,7 +224,9 @@ def test_gradients():
     faces = grid_faces(2, 5)
     assert gradcheck(lambda v: face_normals(v, faces), vertices)
     assert gradcheck(lambda v: vertex_normals(v, faces), vertices)
-    assert gradcheck(lambda v: grid_normals(v.view(2, 5, 3)), vertices)
+    assert gradcheck(lambda v: vertex_normals(v.view(2, 5, 3), torch.tensor([[[0, 1, 2]], [[4, 2, 1]]])), vertices)
+    assert gradcheck(lambda v: grid_normals(v.mT.view(3, 2, 5)), vertices)
     depth = torch.rand(2, 3, 4, dtype=F64).add(0.5).requires_grad_()
     K = intrinsics(30, (3, 4)).double().requires_grad_()
     assert gradcheck(lambda d, k: depth_to_mesh(d, k)[0], (depth, K))
+    assert gradcheck(lambda d: grid_normals(depth_to_points(d, K.detach())), depth)

@@ -263,7 +263,8 @@ def test_no_gap_opens_between_triangles_that_are_cut_and_those_that_are_not(back
     around = torch.arange(13)
     faces = torch.stack([torch.zeros_like(around), around + 1, (around + 1) % 13 + 1], -1)
     faces = faces[torch.randperm(13, generator=g)]
-    count = sum((rasterize(clip, f[None], size, backend=backend).triangle_id[0] >= 0).int() for f in faces)
+    alone = [rasterize(clip, f[None], size, backend=backend).triangle_id[0] >= 0 for f in faces]
+    count = torch.stack(alone).int().sum(0).int()
     assert torch.equal(count, torch.ones(size, dtype=torch.int32))
 
 

@@ -4,10 +4,25 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
+import aboutface.render
 from aboutface.errors import UsageError
-from aboutface.geometry import grid_normals, intrinsics, pixel_centres, project, unproject
-from aboutface.render import Render, render
-from aboutface.scene import Camera, DepthMap, Light, Mesh, Scene
+from aboutface.geometry import (
+    clip,
+    clip_from_affine,
+    clip_from_camera,
+    clip_from_orthographic,
+    depth_to_points,
+    face_normals,
+    grid_normals,
+    intrinsics,
+    pixel_centres,
+    project,
+    stack_meshes,
+    unproject,
+    vertex_normals,
+)
+from aboutface.render import Render, antialias, interpolate, rasterize, render, sh_basis, sides
+from aboutface.scene import Camera, DepthMap, Light, Mesh, Scene, SphericalHarmonics
 
 SIZE = (48, 40)
 
@@ -19,7 +34,7 @@ def picture(height: int, width: int) -> torch.Tensor:
     return torch.stack(waves) * 0.4 + 0.5
 
 
-def bumpy(size: tuple[int, int] = SIZE, light: Light | None = None, samples: int = 2) -> Scene:
+def bumpy(size: tuple[int, int] = SIZE, light: Light | SphericalHarmonics | None = None, samples: int = 2) -> Scene:
     """A depth map with an off-centre nose, seen by a camera whose axis is off-centre too."""
     height, width = size[0] * samples, size[1] * samples
     x, y = (pixel_centres(height, width) / torch.tensor([width, height]) - 0.5).unbind(-1)
@@ -61,13 +76,23 @@ def test_the_camera_that_took_the_photo_sees_all_of_it():
     scene = bumpy(samples=1)
     view = render(scene)
     assert isinstance(scene.surface, DepthMap)
-    points = scene.mesh_at_rest().vertices.view(*SIZE, 3)
-    expected = -(grid_normals(points) * torch.nn.functional.normalize(points, dim=-1)).sum(-1)
+    points = depth_to_points(scene.surface.depth, scene.camera.K)
+    expected = -(grid_normals(points) * torch.nn.functional.normalize(points, dim=0)).sum(0)
     torch.testing.assert_close(view.visibility[2:-2, 2:-2], expected[2:-2, 2:-2], atol=0.02, rtol=0)
 
 
-def test_a_mirrored_scene_gives_the_mirrored_picture():
-    scene = replace(bumpy(light=Light(0.4, 0.6, (0.36, -0.48, -0.8))), pivot=(0.03, -0.01, 1.02))
+def harmonics(colours: int = 3) -> SphericalHarmonics:
+    """Light that differs in every direction, and nowhere is negative."""
+    g = torch.Generator().manual_seed(0)
+    return SphericalHarmonics(torch.cat([torch.full((1, colours), 3.0), 0.3 * torch.randn(8, colours, generator=g)]))
+
+
+LIGHTS = [Light(0.4, 0.6, (0.36, -0.48, -0.8)), Light(direction=torch.tensor([0.36, -0.48, -0.8])), harmonics(3)]
+
+
+@pytest.mark.parametrize("light", LIGHTS, ids=["numbers", "tensor", "harmonics"])
+def test_a_mirrored_scene_gives_the_mirrored_picture(light):
+    scene = replace(bumpy(light=light), pivot=(0.03, -0.01, 1.02))
     scene = scene.turned(yaw=23, pitch=-8, roll=5)
     expected, found = turn_inside_out(render(scene)), render(scene.mirrored())
     assert torch.equal(found.alpha, expected.alpha)
@@ -181,6 +206,169 @@ def test_light_follows_lambert():
     torch.testing.assert_close(lit.rgb, plain.rgb * factor)
 
 
+@pytest.mark.parametrize("colours", [1, 3])
+def test_light_follows_its_harmonics(colours):
+    light = harmonics(colours)
+    scene = bumpy(light=light).turned(yaw=10)
+    lit, plain = render(scene), render(replace(scene, light=None))
+    factor = (sh_basis(lit.normal.movedim(0, -1)) @ light.coefficients).movedim(-1, 0)
+    inside = lit.alpha > 0
+    torch.testing.assert_close(lit.rgb[:, inside], (plain.rgb * factor)[:, inside])
+    assert (lit.rgb[:, inside] > 0).all()
+
+
+def test_an_open_surface_is_lit_on_both_sides():
+    # The far half of a ball, seen from inside; and the same with its triangles the other way round, so that what was
+    # the inside is the outside.
+    mesh = ball()
+    far = (mesh.vertices[:, 2][mesh.faces] > 0.99).all(-1)
+    light = Light(0.1, 0.9, (0.6, 0.0, -0.8))
+    camera = Camera(intrinsics(20, (64, 64)), 64, 64)
+    bowl = Scene(Mesh(mesh.vertices, mesh.faces[far]), torch.ones(3, 4, 4), camera, light).turned(pitch=20)
+    inside = render(bowl)
+    outside = render(replace(bowl, surface=Mesh(mesh.vertices, mesh.faces[far].flip(-1))))
+    for f in fields(Render):
+        torch.testing.assert_close(getattr(inside, f.name), getattr(outside, f.name), atol=1e-6, rtol=0)
+    # Towards the camera, that is towards the ball's centre.
+    points = unproject(pixel_centres(64, 64), inside.depth, camera.K)
+    normal = (torch.tensor([0.0, 0.0, 1.0]) - points) / 0.12
+    deep = inside.depth > 1.02
+    # At the bowl's rim vertices know half of their surroundings.
+    assert deep.sum() > 900
+    assert (inside.normal.movedim(0, -1)[deep] * normal[deep]).sum(-1).min() > 0.99
+    assert (inside.visibility[deep] > 0.1).float().mean() > 0.9
+
+
+def test_the_back_of_a_sheet_was_not_in_the_photo():
+    scene = bumpy(light=Light(0.0, 1.0))
+    behind = render(scene.turned(yaw=180))
+    seen = behind.alpha > 0
+    assert seen.float().mean() > 0.5
+    assert (behind.visibility == 0).all()
+    assert (behind.normal[2][seen] < 0).all()
+    assert (behind.rgb[:, seen] > 0).all()
+
+
+def test_closed_surfaces_show_their_outside_only():
+    camera = clip_from_camera(intrinsics(20, (64, 64)), (64, 64))
+    mesh = ball()
+    corners = clip(mesh.vertices, camera)[None]
+    fragments = rasterize(corners, mesh.faces, (64, 64))
+    side = sides(fragments, corners, mesh.faces)
+    assert torch.equal(side, (fragments.triangle_id >= 0).float())
+    reversed_faces = mesh.faces.flip(-1)
+    both = rasterize(corners.expand(2, -1, -1), torch.stack([mesh.faces, reversed_faces]), (64, 64))
+    side = sides(both, corners.expand(2, -1, -1), torch.stack([mesh.faces, reversed_faces]))
+    assert torch.equal(side[1], -side[0])
+
+
+def test_sides_of_a_triangle_that_reaches_behind_the_camera():
+    # A floor and a ceiling; C5: clockwise as seen from outside, which is the side that faces the camera's height.
+    floor = torch.tensor([[-9.0, 0.3, 9.0], [9.0, 0.3, 9.0], [0.0, 0.3, -5.0]])
+    ceiling = floor * torch.tensor([1.0, -1.0, 1.0])
+    corners = clip(torch.stack([floor, ceiling]), clip_from_camera(intrinsics(60, (32, 32)), (32, 32)))
+    faces = torch.tensor([[0, 1, 2]])
+    assert (corners[..., 3] < 0).any()
+    fragments = rasterize(corners, faces, (32, 32))
+    seen = fragments.triangle_id >= 0
+    assert (seen.flatten(1).sum(1) > 200).all()
+    outwards = face_normals(torch.stack([floor, ceiling]), faces)[:, 0, 1]
+    side = sides(fragments, corners, faces)
+    for i, up in enumerate((-1, 1)):
+        assert (side[i][seen[i]] == (1 if outwards[i] * up > 0 else -1)).all()
+        assert (side[i][~seen[i]] == 0).all()
+
+
+def test_flat_normals_are_those_of_the_triangles():
+    scene = replace(bumpy((20, 18), samples=1), light=Light(0.2, 0.8, (0.6, 0.0, -0.8))).turned(yaw=25)
+    view, smooth = render(scene, flat=True), render(scene)
+    mesh, camera = scene.mesh(), clip_from_camera(scene.camera.K, (20, 18))
+    fragments = rasterize(clip(mesh.vertices, camera)[None], mesh.faces, (20, 18))
+    normals = torch.nn.functional.normalize(face_normals(mesh.vertices, mesh.faces), dim=-1)
+    ids = fragments.triangle_id[0].long()
+    # A sheet that folds over itself shows its back there.
+    cosine = (normals[ids] * view.normal.movedim(0, -1)).sum(-1)[ids >= 0]
+    torch.testing.assert_close(cosine.abs(), torch.ones_like(cosine))
+    assert (view.normal[:, ids < 0] == 0).all()
+    assert (view.normal - smooth.normal).abs().max() > 0.01
+    assert (view.rgb - smooth.rgb).abs().max() > 0.003
+    assert torch.equal(view.depth, smooth.depth)
+
+
+def test_threads_do_not_change_a_bit():
+    # More pixels than PyTorch gives to one thread.
+    scene = bumpy((220, 200), LIGHTS[0], samples=1).turned(yaw=20)
+    threads = torch.get_num_threads()
+    views = []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            views += [render(scene), render(replace(scene, light=harmonics()), smooth=True, flat=True)]
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in (views[::2], views[1::2]):
+        assert all(torch.equal(getattr(one, f.name), getattr(two, f.name)) for f in fields(Render))
+
+
+def test_different_meshes_in_one_batch_are_drawn_as_each_alone():
+    small, big = bumpy((10, 8)).mesh(), ball(rings=10)
+    meshes = [(torch.cat([m.vertices, torch.rand(len(m.vertices), 3)], -1), m.faces) for m in (small, big)]
+    K = intrinsics(25, (40, 50))
+    matrices = clip_from_camera(K, (40, 50)), clip_from_orthographic(150.0, (40, 50))
+
+    def draw(table: torch.Tensor, faces: torch.Tensor, matrix: torch.Tensor) -> list[torch.Tensor]:
+        corners = clip(table[..., :3], matrix)
+        fragments = rasterize(corners, faces, (40, 50))
+        normals = vertex_normals(table[..., :3], faces)
+        values = interpolate(torch.cat([table[..., 3:], normals], -1), fragments, faces)
+        side = sides(fragments, corners, faces)
+        return [*fragments, side, antialias(values.movedim(-1, 1), fragments, corners, faces)]
+
+    for matrix in matrices:
+        together = draw(*stack_meshes(meshes), matrix)
+        for i, (table, faces) in enumerate(meshes):
+            for found, alone in zip(together, draw(table[None], faces[None], matrix), strict=True):
+                assert torch.equal(found[i], alone[0])
+
+
+@pytest.mark.parametrize("camera", ["perspective", "orthographic", "affine"])
+def test_every_kind_of_camera_draws_a_ball_where_it_is(camera):
+    size = (90, 120)
+    affine = 300 * torch.tensor([[0.8, 0.0, 0.6, -0.4], [0.0, 1.0, 0.0, 0.15]])
+    matrix, area, centre = {
+        "perspective": (clip_from_camera(intrinsics(30, size), size), None, (60.0, 45.0)),
+        "orthographic": (clip_from_orthographic(300.0, size), math.pi * 36**2, (60.0, 45.0)),
+        # Looked at from the side by 37 degrees, so still a circle.
+        "affine": (clip_from_affine(affine, size, -3.0, 3.0), math.pi * 36**2, (60.0, 45.0)),
+    }[camera]
+    mesh = ball()
+    corners = clip(mesh.vertices, matrix)[None]
+    fragments = rasterize(corners, mesh.faces, size)
+    seen = fragments.triangle_id[0] >= 0
+    if area is None:  # the outline's cone is a little wider than the ball's own radius
+        focal = 60 / math.tan(math.radians(15))
+        area = math.pi * (focal * 0.12 / math.sqrt(1 - 0.12**2)) ** 2
+    assert float(seen.sum()) == pytest.approx(area, rel=0.02)
+    middle = pixel_centres(*size)[seen].mean(0)
+    torch.testing.assert_close(middle, torch.tensor(centre), rtol=0, atol=0.3)
+    # The near side in z.
+    depth = interpolate(mesh.vertices[:, 2:], fragments, mesh.faces)[0, ..., 0]
+    assert depth[seen].min() == pytest.approx(0.88, abs=2e-3)
+    assert depth[45, 60] < 1
+
+
+def test_the_example_in_the_documentation_runs():
+    documented = aboutface.render.__doc__
+    assert documented is not None
+    lines = [line[4:] for line in documented.splitlines() if line.startswith("    ") or not line]
+    found: dict = {}
+    exec("\n".join(lines), found)
+    assert found["picture"].shape == (1, 3, 96, 128)
+    assert 0.2 < float(found["picture"].detach().mean()) < 0.6
+    assert found["vertices"].grad.isfinite().all()
+    assert (found["vertices"].grad != 0).any()
+
+
 def test_smooth_outlines_keep_the_surface_colour():
     scene = replace(bumpy(), albedo=torch.full((3, 8, 8), 0.6)).turned(yaw=25)
     hard, soft = render(scene), render(scene, smooth=True)
@@ -223,6 +411,29 @@ def test_gradient_of_the_picture_to_depth_is_that_of_finite_differences():
         return view.rgb, view.depth, view.normal
 
     assert torch.autograd.gradcheck(values, scene.surface.depth.double().requires_grad_(), eps=1e-7, atol=1e-4)
+
+
+def test_gradient_of_the_picture_to_light_texture_and_camera():
+    scene = bumpy((8, 7), samples=1).turned(yaw=5)
+    assert isinstance(scene.surface, DepthMap)
+    scene = replace(scene, surface=DepthMap(scene.surface.depth.double()), turn=scene.turn.double())
+
+    def lambert(ambient, diffuse, direction, albedo, K):
+        camera = replace(scene.camera, K=K)
+        return render(replace(scene, light=Light(ambient, diffuse, direction), albedo=albedo, camera=camera)).rgb
+
+    def by_harmonics(coefficients):
+        light = SphericalHarmonics(coefficients)
+        return render(
+            replace(scene, light=light, albedo=albedo.detach(), camera=replace(scene.camera, K=K.detach()))
+        ).rgb
+
+    ambient, diffuse = (torch.tensor(v).double().requires_grad_() for v in (0.4, 0.6))
+    direction = torch.tensor([0.36, -0.48, -0.8]).double().requires_grad_()
+    albedo, K = scene.albedo[:, :4, :3].double().requires_grad_(), scene.camera.K.double().requires_grad_()
+    assert torch.autograd.gradcheck(lambert, (ambient, diffuse, direction, albedo, K), eps=1e-7, atol=1e-4)
+    for colours in (1, 3):
+        assert torch.autograd.gradcheck(by_harmonics, harmonics(colours).coefficients.double().requires_grad_())
 
 
 def test_nothing_to_see():

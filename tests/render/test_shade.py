@@ -3,8 +3,9 @@ import math
 import pytest
 import torch
 
+from aboutface.errors import UsageError
 from aboutface.render import sh_basis, shade, shade_sh
-from aboutface.scene import Light
+from aboutface.scene import Light, SphericalHarmonics
 
 
 def random_normals(*shape: int) -> torch.Tensor:
@@ -47,13 +48,85 @@ def test_harmonics_reproduce_ambient_and_directional_light():
     torch.testing.assert_close(shade_sh(normals, albedo, per_pixel), expected)
 
 
-@pytest.mark.parametrize("kind", ["lambert", "harmonics"])
+def test_white_harmonics_light_all_colours_alike():
+    normals, albedo = random_normals(4, 5), torch.rand(4, 5, 3, generator=torch.Generator().manual_seed(1)).double()
+    white = torch.rand(9, 1, generator=torch.Generator().manual_seed(2)).double()
+    expected = shade_sh(normals, albedo, white.expand(9, 3))
+    assert torch.equal(shade_sh(normals, albedo, white), expected)
+    assert torch.equal(shade_sh(normals, albedo, white[:, 0]), expected)
+    torch.testing.assert_close(expected, albedo * (sh_basis(normals) @ white))
+    for wrong in (torch.rand(4, 3), torch.rand(9, 2), torch.rand(8)):
+        with pytest.raises(UsageError, match="expected coefficients"):
+            shade_sh(normals, albedo, wrong)
+
+
+def test_harmonics_are_the_matrix_product_with_their_basis():
+    normals, albedo = (
+        random_normals(2, 4, 5),
+        torch.rand(2, 4, 5, 3, generator=torch.Generator().manual_seed(1)).double(),
+    )
+    coefficients = torch.randn(2, 1, 1, 9, 3, generator=torch.Generator().manual_seed(2)).double()
+    expected = albedo * (sh_basis(normals)[..., None, :] @ coefficients)[..., 0, :]
+    found = shade_sh(normals, albedo, coefficients)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(found, shade(normals, albedo, SphericalHarmonics(coefficients)))
+    # One item alone, bit for bit.
+    assert torch.equal(found[1], shade_sh(normals[1], albedo[1], coefficients[1, 0, 0]))
+
+
+@pytest.mark.parametrize("light", [Light(0.3, 0.7, (0.36, -0.48, -0.8)), SphericalHarmonics(torch.rand(9, 3).double())])
+def test_channels_may_come_first(light):
+    normals, albedo = (
+        random_normals(2, 4, 5),
+        torch.rand(2, 4, 5, 3, generator=torch.Generator().manual_seed(1)).double(),
+    )
+    first = shade(normals.movedim(-1, 1), albedo.movedim(-1, 1), light, dim=1)
+    assert torch.equal(first.movedim(1, -1), shade(normals, albedo, light))
+
+
+def test_a_light_for_each_item_of_a_batch():
+    normals, albedo = (
+        random_normals(2, 4, 5),
+        torch.rand(2, 4, 5, 3, generator=torch.Generator().manual_seed(1)).double(),
+    )
+    direction = random_normals(2)
+    light = Light(
+        torch.tensor([0.1, 0.4]).view(2, 1, 1), torch.tensor([0.9, 0.6]).view(2, 1, 1), direction.view(2, 1, 1, 3)
+    )
+    found = shade(normals, albedo, light)
+    for i, (ambient, diffuse) in enumerate([(0.1, 0.9), (0.4, 0.6)]):
+        alone = Light(torch.tensor(ambient), torch.tensor(diffuse), direction[i])
+        assert torch.equal(found[i], shade(normals[i], albedo[i], alone))
+        x, y, z = direction[i].tolist()
+        torch.testing.assert_close(found[i], shade(normals[i], albedo[i], Light(ambient, diffuse, (x, y, z))))
+
+
+def test_a_mirrored_light_lights_mirrored_normals_alike():
+    normals = random_normals(50)
+    flipped = normals * torch.tensor([-1.0, 1, 1])
+    g = torch.Generator().manual_seed(3)
+    lights = [
+        Light(0.2, 0.8, (0.36, -0.48, -0.8)),
+        Light(0.2, 0.8, random_normals()),
+        SphericalHarmonics(torch.randn(9, 3, generator=g).double()),
+        SphericalHarmonics(torch.randn(9, 1, generator=g).double()),
+    ]
+    for light in lights:
+        white = torch.ones(50, 3).double()
+        there, here = shade(flipped, white, light.mirrored()), shade(normals, white, light)
+        torch.testing.assert_close(there, here)
+        assert (shade(normals, white, light.mirrored()) - here).abs().max() > 0.05
+        torch.testing.assert_close(shade(normals, white, light.mirrored().mirrored()), here)
+
+
+@pytest.mark.parametrize("kind", ["lambert", "harmonics", "white"])
 def test_shade_gradients(kind):
     normals = random_normals(6).requires_grad_()
     albedo = torch.rand(6, 3, generator=torch.Generator().manual_seed(1)).double().requires_grad_()
-    light = Light(0.3, 0.7, (0.36, -0.48, -0.8))
     if kind == "lambert":
-        assert torch.autograd.gradcheck(lambda n, a: shade(n, a, light), (normals, albedo))
+        parts = [torch.tensor(v).double().requires_grad_() for v in (0.3, 0.7, (0.36, -0.48, -0.8))]
+        assert torch.autograd.gradcheck(lambda n, a, *light: shade(n, a, Light(*light)), (normals, albedo, *parts))
     else:
-        coefficients = torch.rand(9, 3, generator=torch.Generator().manual_seed(2)).double().requires_grad_()
+        colours = 1 if kind == "white" else 3
+        coefficients = torch.rand(9, colours, generator=torch.Generator().manual_seed(2)).double().requires_grad_()
         assert torch.autograd.gradcheck(shade_sh, (normals, albedo, coefficients))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aboutface.geometry import clip_from_camera, intrinsics, rotation_from_angles
+from aboutface.geometry import clip, clip_from_camera, intrinsics, rotation_from_angles
 from aboutface.render import antialias, rasterize
 
 FACTOR = 16
@@ -15,7 +15,7 @@ FACTOR = 16
 
 @pytest.fixture(scope="module")
 def face(data):
-    """Vertices (V, 3), float64, of the ICT model's neutral face in camera axes, within 1 of the origin; faces (F, 3)."""
+    """Vertices (V, 3), float64, of the ICT model's neutral face in camera axes, within 1 of the origin, and faces."""
     with np.load(data / "ict-facekit-light.npz") as file:
         first, end = json.loads(str(file["parts"]))["face"]
         vertices, quads = torch.from_numpy(file["mean"][first:end]).double(), torch.from_numpy(file["faces"]).long()
@@ -35,15 +35,14 @@ def orthographic(vertices: torch.Tensor, parameters: torch.Tensor, size: int) ->
 
 
 def perspective(vertices: torch.Tensor, parameters: torch.Tensor, size: int) -> torch.Tensor:
-    """Clip space (1, V, 4) of the face before a close camera: moves in x, y and z, yaw, pitch (radians), focal length."""
+    """Clip space (1, V, 4) before a close camera: moves in x, y and z, yaw, pitch (radians), focal length."""
     x, y, z, yaw, pitch, zoom = parameters
     zero = torch.zeros_like(yaw)
     points = vertices @ rotation_from_angles(torch.rad2deg(yaw), torch.rad2deg(pitch), zero).mT
     points = points + torch.stack([x, y, z + 3])
-    K = intrinsics(50.0, (size, size)).double() * torch.stack([zoom, zoom, torch.ones_like(zoom)])[:, None]
-    K = torch.stack([K[0] * torch.tensor([1.0, 0, 0]) + size / 2 * torch.tensor([0, 0, 1.0]), K[1], K[2]])
-    K = torch.stack([K[0], K[1] * torch.tensor([0, 1.0, 0]) + size / 2 * torch.tensor([0, 0, 1.0]), K[2]])
-    return (torch.nn.functional.pad(points, (0, 1), value=1.0) @ clip_from_camera(K, (size, size)).mT)[None]
+    matrix = clip_from_camera(intrinsics(30.0, (size, size)).double(), (size, size))
+    one = torch.ones_like(zoom)
+    return clip(points, matrix)[None] * torch.stack([zoom, zoom, one, one])
 
 
 @pytest.mark.parametrize("size", [128, 224])
@@ -63,10 +62,10 @@ def test_the_gradient_of_coverage_is_that_of_supersampling(face, size, camera, s
         return torch.nn.functional.avg_pool2d((ids >= 0).float(), FACTOR)[0].double()
 
     parameters = start.clone().requires_grad_()
-    clip = camera(vertices, parameters, size)
-    fragments = rasterize(clip, faces, (size, size))
+    posed = camera(vertices, parameters, size)
+    fragments = rasterize(posed, faces, (size, size))
     covered = (fragments.triangle_id >= 0).double()[:, None]
-    soft = antialias(covered, fragments, clip, faces)[0, 0]
+    soft = antialias(covered, fragments, posed, faces)[0, 0]
     (gradient,) = torch.autograd.grad((soft * weights).sum(), parameters)
     step = 1 / size  # half a pixel in x and y, and about as much at the outline by all others
     moved = torch.eye(len(start), dtype=torch.float64) * step
@@ -76,5 +75,3 @@ def test_the_gradient_of_coverage_is_that_of_supersampling(face, size, camera, s
     assert (soft.detach() - exact).abs().sum() < 0.25 * (covered[0, 0] - exact).abs().sum()
     assert torch.cosine_similarity(gradient, expected, dim=0) >= 0.995
     assert 0.95 <= gradient[scale_like] / expected[scale_like] <= 1.05
-    if __debug__:
-        print(f"\n{camera.__name__} {size}: {gradient.tolist()} {expected.tolist()}")

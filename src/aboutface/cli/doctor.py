@@ -22,6 +22,7 @@ EXTRAS = {
     "train": ("tensorboard", "webdataset", "lightning_fabric"),
     "web": ("gradio",),
     "batch": ("ray",),
+    "cuda": ("warp",),
     "onnx": ("onnxruntime",),
 }
 """Modules of each extra in pyproject.toml."""
@@ -54,7 +55,17 @@ def _careful(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 def versions() -> Iterator[Finding]:
     yield True, f"aboutface {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"
-    packages = ("torch", "numpy", "pillow", "opencv-python-headless", "dlib-bin", "safetensors", "tyro", "rich")
+    packages = (
+        "torch",
+        "numpy",
+        "numba",
+        "pillow",
+        "opencv-python-headless",
+        "dlib-bin",
+        "safetensors",
+        "tyro",
+        "rich",
+    )
     found, absent = [], []
     for package in packages:
         try:
@@ -118,7 +129,7 @@ def renderer() -> Iterator[Finding]:
     """A square of known size, drawn."""
     import torch
 
-    from ..render import render
+    from ..render import backends, render
     from ..scene import Camera, Mesh, Scene
 
     corners = torch.tensor([[-0.25, -0.25, 1.0], [0.25, -0.25, 1.0], [-0.25, 0.25, 1.0], [0.25, 0.25, 1.0]])
@@ -128,7 +139,8 @@ def renderer() -> Iterator[Finding]:
     expected = torch.zeros(64, 64)
     expected[16:48, 16:48] = 1
     good = torch.equal(drawn.alpha, expected) and bool((drawn.depth - expected).abs().max() < 1e-5)
-    yield good, "self-test: a square is drawn " + ("as it should be" if good else "wrongly")
+    name = backends.choose("auto", torch.device("cpu"))
+    yield good, f"self-test: the renderer ({name}) draws a square " + ("as it should be" if good else "wrongly")
 
 
 def reconstruction() -> Iterator[Finding]:

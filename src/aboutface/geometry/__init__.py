@@ -1,10 +1,19 @@
 """Pure functions on tensors: rotations, transforms, cameras, alignment, meshes, depth maps. See docs/conventions.md."""
 
 from .align import affine_2d_from_3d, affine_2d_from_3d_matrix, orthographic_pose, procrustes, similarity
-from .camera import clip_from_camera, intrinsics, pixel_centres, project, unproject
-from .depth import depth_to_mesh, grid_faces, grid_normals
+from .camera import (
+    clip,
+    clip_from_affine,
+    clip_from_camera,
+    clip_from_orthographic,
+    intrinsics,
+    pixel_centres,
+    project,
+    unproject,
+)
+from .depth import depth_to_mesh, depth_to_points, grid_faces, grid_normals
 from .landmarks import MIRROR_68
-from .mesh import face_normals, vertex_normals
+from .mesh import face_normals, stack_meshes, vertex_normals
 from .rotation import angles_from_rotation, nearest_rotation, rotation_from_angles
 from .transform import apply, compose, invert, scaling, translation
 
@@ -14,9 +23,13 @@ __all__ = [
     "affine_2d_from_3d_matrix",
     "angles_from_rotation",
     "apply",
+    "clip",
+    "clip_from_affine",
     "clip_from_camera",
+    "clip_from_orthographic",
     "compose",
     "depth_to_mesh",
+    "depth_to_points",
     "face_normals",
     "grid_faces",
     "grid_normals",
@@ -30,6 +43,7 @@ __all__ = [
     "rotation_from_angles",
     "scaling",
     "similarity",
+    "stack_meshes",
     "translation",
     "unproject",
     "vertex_normals",

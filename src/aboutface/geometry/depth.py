@@ -1,12 +1,14 @@
 """Depth maps: one z-depth per pixel centre."""
 
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from .camera import pixel_centres, unproject
-from .mesh import unit
+from ..errors import UsageError
+from .mesh import cross
 
 
 @lru_cache(maxsize=4)
@@ -29,26 +31,70 @@ def depth_to_mesh(depth: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     Vertices lie on the rays of the pixel centres, row by row. Faces are those of `grid_faces`.
     """
     height, width = depth.shape[-2:]
-    pixels = pixel_centres(height, width, depth.dtype).to(depth.device).flatten(0, 1)
-    return unproject(pixels, depth.flatten(-2), K), grid_faces(height, width).to(depth.device)
+    vertices = depth_to_points(depth, K).flatten(-2).mT.contiguous()
+    return vertices, grid_faces(height, width).to(depth.device)
+
+
+def depth_to_points(depth: Tensor, K: Tensor) -> Tensor:
+    """Camera-space points (..., 3, H, W) of z-depth maps (..., H, W) seen through K (..., 3, 3): what the pixels show.
+
+    `points.flatten(-2).mT` are the vertices (..., HW, 3) of `grid_faces`; `grid_normals` takes the points as they are.
+    """
+    height, width = depth.shape[-2:]
+    inverse = torch.linalg.inv(K)[..., None, None]
+    x = torch.arange(width, dtype=depth.dtype, device=depth.device) + 0.5
+    y = torch.arange(height, dtype=depth.dtype, device=depth.device)[:, None] + 0.5
+    # Sums written out, not a matrix product: its rounding depends on how many numbers it is given at once.
+    rays = [inverse[..., i, 0, :, :] * x + inverse[..., i, 1, :, :] * y + inverse[..., i, 2, :, :] for i in range(3)]
+    return torch.stack([ray * depth for ray in rays], -3)
 
 
 def grid_normals(points: Tensor) -> Tensor:
-    """Unit normals (..., H, W, 3) of a grid of camera-space points (..., H, W, 3), on the side towards the camera.
+    """Unit normals (..., 3, H, W) of a grid of camera-space points (..., 3, H, W), on the side towards the camera.
 
-    By central differences, one-sided at the border. Raises ValueError for a grid with fewer than 2 points a side.
+    By central differences, one-sided at the border; zero, with derivative zero, where neighbouring points coincide or
+    lie in line. Differentiable once. Raises UsageError for a grid with fewer than 2 points a side.
     """
-    dx = _differences(points, -2)
-    dy = _differences(points, -3)
-    return unit(torch.linalg.cross(dy, dx, dim=-1))
+    if points.ndim < 3 or points.shape[-3] != 3 or min(points.shape[-2:]) < 2:
+        raise UsageError(
+            f"grid_normals: expected points (..., 3, H, W), at least 2 along each side, got {tuple(points.shape)}"
+        )
+    return _GridNormals.apply(points)  # pyright: ignore[reportReturnType]
 
 
-def _differences(points: Tensor, dim: int) -> Tensor:
-    n = points.shape[dim]
-    if n < 2:
-        raise ValueError(f"grid_normals: expected at least 2 points along each side of the grid, got {n}")
-    # Twice the step of the border: the direction of a normal does not depend on it.
-    inner = points.narrow(dim, 2, n - 2) - points.narrow(dim, 0, n - 2)
-    first = points.narrow(dim, 1, 1) - points.narrow(dim, 0, 1)
-    last = points.narrow(dim, n - 1, 1) - points.narrow(dim, n - 2, 1)
-    return torch.cat([first, inner, last], dim)
+class _GridNormals(torch.autograd.Function):
+    """Its own derivative, which needs a third of the passes over memory, and never divides by a small number twice."""
+
+    @staticmethod
+    def forward(ctx: Any, points: Tensor) -> Tensor:
+        along, down = _differences(points, -1), _differences(points, -2)
+        normal = _cross(down, along)
+        square = normal.square().sum(-3, keepdim=True)
+        inverse = torch.where(square > 0, square.rsqrt(), 0.0)
+        normal *= inverse
+        ctx.save_for_backward(along, down, normal, inverse)
+        return normal
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        along, down, normal, inverse = ctx.saved_tensors
+        # Of a change of the cross product, what is across the normal turns it.
+        grad = grads[0] - normal * (grads[0] * normal).sum(-3, keepdim=True)
+        grad *= inverse
+        return -_differences(_cross(grad, down), -1, -1) - _differences(_cross(along, grad), -2, -1)
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    return torch.stack(cross(a.unbind(-3), b.unbind(-3)), -3)
+
+
+def _differences(grid: Tensor, dim: int, sign: int = 1) -> Tensor:
+    """Next minus previous, where the border is its own neighbour: half the step there, which turns no normal.
+
+    With the border's sign changed (-1) this is minus its own transpose.
+    """
+    n = grid.shape[dim]
+    first, last = grid.narrow(dim, 0, 1), grid.narrow(dim, n - 1, 1)
+    padded = torch.cat([first, grid, last] if sign > 0 else [-first, grid, -last], dim)
+    return padded.narrow(dim, 2, n) - padded.narrow(dim, 0, n)

@@ -1,15 +1,14 @@
 """Silhouettes: pixels at an outline mix both its sides, so that coverage moves smoothly with the vertices."""
 
-import threading
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.weak import WeakIdKeyDictionary
 
 from ..errors import UsageError
 from .backends import choose, function
 from .crossings import cut_at_near_plane
+from .memo import per_tensor
 from .rasterize import Fragments
 
 
@@ -71,21 +70,20 @@ def antialias(
     # Two outlines in one pixel must not take more than all of it.
     total = weight.new_zeros(batch * height * width).index_add(0, target, weight)
     weight = weight / total.index_select(0, target).clamp_min(1)
-    place, neighbour = (_split(index, height, width) for index in (target, other))
-    change = weight[:, None] * (_at(image, neighbour) - _at(image, place))
-    item, row, column = place
-    return image.movedim(1, -1).index_put((item, row, column), change, accumulate=True).movedim(-1, 1)
+    flat = image.flatten()
+    place, neighbour = (_in_flat(index, image.shape) for index in (target, other))
+    weight = weight.repeat_interleave(image.shape[1])
+    # On flat tensors: other ways to index add in an order that changes from call to call.
+    change = weight * (flat.index_select(0, neighbour) - flat.index_select(0, place))
+    return flat.index_add(0, place, change).view(image.shape)
 
 
-def _split(index: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    row = index.div(width, rounding_mode="floor")
-    item = row.div(height, rounding_mode="floor")
-    return item, row - item * height, index - row * width
-
-
-def _at(image: Tensor, place: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    item, row, column = place
-    return image[item, :, row, column]
+def _in_flat(pixel: Tensor, shape: torch.Size) -> Tensor:
+    """Where all channels of pixels (N,), counted through (B, H, W), lie in a flat (B, C, H, W): (N * C,)."""
+    _, channels, height, width = shape
+    item = pixel.div(height * width, rounding_mode="floor")
+    first = pixel + item * ((channels - 1) * height * width)
+    return (first[:, None] + torch.arange(channels, device=pixel.device) * (height * width)).flatten()
 
 
 def _distance(vertices_clip: Tensor, found: Crossings, size: tuple[int, int]) -> Tensor:
@@ -101,7 +99,8 @@ def _distance(vertices_clip: Tensor, found: Crossings, size: tuple[int, int]) ->
     au, av = torch.where(steep, ax, ay), torch.where(steep, ay, ax)
     bu, bv = torch.where(steep, bx, by), torch.where(steep, by, bx)
     crossing = au + (bu - au) * ((found.line + 0.5 - av) / (bv - av))
-    _, row, column = _split(found.inner, height, width)
+    row = found.inner.div(width, rounding_mode="floor")
+    row, column = row % height, found.inner - row * width
     return (crossing - (torch.where(steep, column, row) + 0.5)).abs()
 
 
@@ -117,24 +116,9 @@ class Edges(NamedTuple):
     """For meshes that share their triangles, [0, E]; else the first edge of each item, and E."""
 
 
-_KNOWN: WeakIdKeyDictionary = WeakIdKeyDictionary()
-_LOCK = threading.Lock()
-
-
+@per_tensor
 def mesh_edges(faces: Tensor) -> Edges:
-    """Edges of triangles (F, 3) or (B, F, 3), kept as long as that tensor lives and is not written to."""
-    if faces.is_inference():  # has no version to tell whether it was written to
-        return _edges(faces)
-    with _LOCK:
-        known = _KNOWN.get(faces)
-    if known is None or known[0] != faces._version:
-        known = faces._version, _edges(faces)
-        with _LOCK:
-            _KNOWN[faces] = known
-    return known[1]
-
-
-def _edges(faces: Tensor) -> Edges:
+    """Edges of triangles (F, 3) or (B, F, 3)."""
     faces = faces if faces.ndim == 3 else faces[None]
     batch, count = faces.shape[:2]
     if faces.numel() == 0:

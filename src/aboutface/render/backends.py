@@ -19,8 +19,8 @@ BACKENDS = {
     "reference": "reference",
     "torch": "torch_backend",
     "numba": "numba_backend",
-    # "warp": "warp_backend",
-    # "nvdiffrast": "nvdiffrast_backend",
+    "warp": "warp_backend",
+    "nvdiffrast": "nvdiffrast_backend",
 }
 """Name of each backend, and its module. A module has
 
@@ -28,10 +28,20 @@ BACKENDS = {
 - `rasterize_backward(vertices_clip, faces, ids, grad_barycentric | None, grad_depth | None)`: (B, V, 4),
 - `interpolate(attributes (B or 1, V, C), ids, barycentric, faces)`: (B, H, W, C),
 - `interpolate_backward(attributes, ids, barycentric, faces, grad, wanted)`: by attributes, by barycentric,
-- `find_crossings(...)`: see antialias.py.
+- `find_crossings(...)`: see antialias.py,
+- `check_device(device_type)`: raises UsageError if what it needs cannot be used there, though it is installed.
 
 Those it lacks are the torch backend's; without `rasterize_backward` its `rasterize` is differentiable as it is.
 """
+
+DEVICES = {"reference": ["cpu"], "numba": ["cpu"], "warp": ["cpu", "cuda"], "nvdiffrast": ["cuda"]}
+"""Kinds of device that a backend draws on, if not on all."""
+
+SOURCES = {
+    "warp": "pip install 'aboutface[cuda]'",
+    "nvdiffrast": "see https://github.com/NVlabs/nvdiffrast, and mind that its licence is for non-commercial use",
+}
+"""Where to get what a backend needs, if it does not come with the package."""
 
 VARIABLE = "ABOUTFACE_RENDERER"
 """Environment variable that names the backend for every call that does not."""
@@ -43,7 +53,7 @@ def choose(name: str, device: torch.device) -> str:
     """The backend's name for "auto" or for a name that must fit the device.
 
     "auto" is the variable ABOUTFACE_RENDERER if set; else numba on the CPU, warp on CUDA, torch elsewhere and where
-    those are not installed, which is logged once.
+    those are missing or cannot run, which is logged once.
     """
     if name == "auto":
         name = os.environ.get(VARIABLE) or "auto"
@@ -51,8 +61,9 @@ def choose(name: str, device: torch.device) -> str:
         return _best(device.type)
     if name not in BACKENDS:
         raise UsageError(f"unknown rendering backend {name!r}, choose from auto, {', '.join(BACKENDS)}")
-    if name in ("numba", "reference") and device.type != "cpu":
-        raise UsageError(f"the backend {name!r} draws on the CPU, got tensors on {device}; use backend='auto'")
+    if device.type not in DEVICES.get(name, [device.type]):
+        kinds = " or ".join(DEVICES[name])
+        raise UsageError(f"the backend {name!r} draws on {kinds}, got tensors on {device}; use backend='auto'")
     return name
 
 
@@ -62,7 +73,9 @@ def _best(device_type: str) -> str:
     if wanted == "torch":
         return wanted
     try:
-        load(wanted)
+        check = getattr(load(wanted), "check_device", None)
+        if check:
+            check(device_type)
     except UsageError as error:
         _log.warning("drawing with PyTorch on %s, which is slower: %s", device_type, error)
         return "torch"
@@ -74,7 +87,8 @@ def load(name: str) -> ModuleType:
     try:
         return importlib.import_module(f".{BACKENDS[name]}", __package__)
     except ImportError as error:
-        raise UsageError(f"the rendering backend {name!r} cannot be loaded: {error}") from error
+        source = f"; {SOURCES[name]}" if name in SOURCES else ""
+        raise UsageError(f"the rendering backend {name!r} cannot be loaded: {error}{source}") from error
 
 
 def function(name: str, verb: str) -> Callable[..., Any]:

@@ -55,7 +55,7 @@ def _outermost(pair: Tensor, distance: Tensor) -> Tensor:
 
 
 def cut_at_near_plane(points: Tensor, others: Tensor) -> Tensor:
-    """Points (N, 4) of clip space; of those before the near plane, the place where it cuts the way to `others` behind."""
+    """Points (N, 4) of clip space; of those before the near plane, where it cuts the way to `others` beyond it."""
     beyond, other = points[:, 2] + points[:, 3], others[:, 2] + others[:, 3]
     cut = (beyond < 0) & (other > beyond)
     share = torch.where(cut, beyond / torch.where(cut, beyond - other, 1.0), 0.0)

@@ -112,7 +112,7 @@ def interpolate_backward(
     def work(total: np.ndarray, *part: int) -> None:
         kernels.interpolate_backward(values, seen, weights, corners, given, wanted, *part, total, by_weight)
 
-    shape = (batch if wanted[0] else 0, *values.shape[1:])
+    shape = (1, *values.shape[1:])
     if wanted[0]:
         total = _sum_of_bands(work, (batch, *values.shape[1:]), (height, width), values.dtype)
         if len(values) == 1 and batch > 1:

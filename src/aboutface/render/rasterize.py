@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .backends import Rasterize, choose, load
+from .memo import per_tensor
 
 Order = Literal["depth", "painter"]
 
@@ -75,5 +76,12 @@ def _check(vertices: Tensor, faces: Tensor, size: tuple[int, int]) -> None:
         )
     if len(size) != 2 or min(size) < 1:
         raise UsageError(f"rasterize: size must be (H, W), both at least 1, got {size}")
-    if faces.numel() and (int(faces.min()) < 0 or int(faces.max()) >= vertices.shape[1]):
+    low, high = _range(faces)
+    if low < 0 or high >= vertices.shape[1]:
         raise UsageError(f"rasterize: faces name vertices outside 0 to {vertices.shape[1] - 1}")
+
+
+@per_tensor
+def _range(faces: Tensor) -> tuple[int, int]:
+    """Smallest and largest vertex number; kept, since on a GPU to ask is to wait."""
+    return (int(faces.min()), int(faces.max())) if faces.numel() else (0, -1)

@@ -4,15 +4,18 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from ..errors import UsageError
-from ..geometry import clip_from_camera, project, unproject, vertex_normals
+from ..geometry import clip, clip_from_camera, face_normals, vertex_normals
+from ..geometry.mesh import unit
 from ..scene import Camera, Mesh, Scene
 from .antialias import antialias
 from .interpolate import interpolate
 from .rasterize import Fragments, Order, rasterize
-from .shade import shade
+from .shade import shade, sides
 from .texture import texture
+from .visibility import visibility
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,12 @@ class Render:
     depth: Tensor
     """(H, W): camera-space z."""
     normal: Tensor
-    """(3, H, W): unit length, camera space, out of the surface."""
+    """(3, H, W): unit length, camera space, out of the surface; where its inner side is seen, out of that side."""
     visibility: Tensor
     """(H, W), 0 to 1: how well the photo shows this point of the surface; 0 if it was hidden or outside.
 
-    In between it is the cosine between the surface's normal and the ray to the camera, both at rest.
+    In between it is the cosine between the surface's normal and the ray to the camera, both at rest; of the side that
+    is seen now.
     """
 
 
@@ -41,6 +45,7 @@ def render(
     backend: str = "auto",
     order: Order = "depth",
     smooth: bool = False,
+    flat: bool = False,
 ) -> Render:
     """Draw a scene through its camera.
 
@@ -49,6 +54,7 @@ def render(
         backend, order: see `rasterize`.
         smooth: antialias silhouettes in rgb and alpha, which lets gradients of coverage reach the surface. The colours
             are those of the surface alone, not mixed with the empty background.
+        flat: give each triangle its own normal, so that facets show, instead of normals smoothed over the vertices.
 
     Differentiable with respect to every tensor of the scene, but for visibility. A mesh without texture coordinates
     takes the places where its vertices project at rest.
@@ -57,65 +63,72 @@ def render(
     rest, mesh = scene.mesh_at_rest(), scene.mesh()
     if rest.vertices.ndim != 2 or scene.albedo.ndim != 3:
         raise UsageError("render: expected a mesh of vertices (V, 3) and an albedo (3, H, W)")
-    clip, fragments = _draw(mesh, camera, backend, order)
-    # What was seen in the photo is a matter of depth, whatever the order in which this view is drawn.
-    unturned = order == "depth" and torch.equal(scene.turn, torch.eye(3).to(scene.turn))
-    fragments_at_rest = fragments if unturned else _draw(rest, camera, backend, "depth")[1]
+    corners, fragments = _draw(mesh, camera, backend, order)
     attributes = [
-        _texture_coordinates(rest, scene.camera),
+        _texture_coordinates(rest, camera),
         vertex_normals(mesh.vertices, mesh.faces),
         mesh.vertices[:, 2:],
-        rest.vertices.detach(),
-        vertex_normals(rest.vertices, rest.faces).detach(),
     ]
-    values = interpolate(torch.cat(attributes, -1), fragments, mesh.faces)
-    uv, normal, depth, point_at_rest, normal_at_rest = values.split([2, 3, 1, 3, 3], -1)
-    normal = torch.nn.functional.normalize(normal, dim=-1)
+    values = interpolate(torch.cat(attributes, -1), fragments, mesh.faces, backend=backend)
+    uv, normal, depth = values.split([2, 3, 1], -1)
+    side = sides(fragments, corners, mesh.faces)
+    normal = (_flat_normals(mesh, fragments) if flat else unit(normal)) * side[..., None]
+    normal = normal.movedim(-1, 1)
     rgb = texture(scene.albedo.to(uv)[None], uv)
     if scene.light is not None:
-        rgb = shade(normal, rgb.movedim(1, -1), scene.light).movedim(-1, 1)
+        rgb = shade(normal, rgb, scene.light, dim=1)
     alpha = (fragments.triangle_id >= 0).to(rgb.dtype)[:, None]
     rgb = rgb * alpha
     if smooth:
-        blended = antialias(torch.cat([rgb, alpha], 1), fragments, clip, mesh.faces)
+        blended = antialias(torch.cat([rgb, alpha], 1), fragments, corners, mesh.faces, backend=backend)
         rgb, alpha = blended[:, :-1] / blended[:, -1:].clamp_min(1e-6), blended[:, -1:]
-    seen = _seen_in_photo(point_at_rest, normal_at_rest, fragments_at_rest, rest, camera)
-    visibility = torch.where(fragments.triangle_id >= 0, seen, torch.zeros_like(seen))
-    return Render(rgb[0], alpha[0, 0], depth[0, ..., 0], normal[0].movedim(-1, 0), visibility[0])
+    # What was seen in the photo is a matter of depth, whatever the order in which this view is drawn.
+    unturned = order == "depth" and torch.equal(scene.turn, torch.eye(3).to(scene.turn))
+    in_photo = fragments if unturned else _draw(rest, camera, backend, "depth")[1]
+    seen = _seen_in_photo(rest, camera, fragments, side, in_photo, backend)
+    return Render(rgb[0], alpha[0, 0], depth[0, ..., 0], normal[0], seen[0])
 
 
 def _draw(mesh: Mesh, camera: Camera, backend: str, order: Order) -> tuple[Tensor, Fragments]:
-    """Vertices in clip space, and what of them is seen."""
-    size = camera.height, camera.width
-    homogeneous = torch.nn.functional.pad(mesh.vertices, (0, 1), value=1.0)
-    clip = homogeneous @ clip_from_camera(camera.K.to(mesh.vertices), size).mT
-    return clip[None], rasterize(clip[None], mesh.faces, size, backend=backend, order=order)
+    """Vertices (1, V, 4) in clip space, and what of them is seen."""
+    corners = clip(mesh.vertices, _clip_from(camera, mesh))[None]
+    return corners, rasterize(corners, mesh.faces, (camera.height, camera.width), backend=backend, order=order)
+
+
+def _clip_from(camera: Camera, mesh: Mesh) -> Tensor:
+    return clip_from_camera(camera.K.to(mesh.vertices), (camera.height, camera.width))
 
 
 def _texture_coordinates(rest: Mesh, camera: Camera) -> Tensor:
     if rest.uv is not None:
         return rest.uv.to(rest.vertices)
-    extent = torch.tensor([camera.width, camera.height]).to(rest.vertices)
-    return project(rest.vertices, camera.K.to(rest.vertices)) / extent
+    corners = clip(rest.vertices, _clip_from(camera, rest))
+    return (corners[:, :2] / corners[:, 3:] + 1) / 2
+
+
+def _flat_normals(mesh: Mesh, fragments: Fragments) -> Tensor:
+    """Unit normals (1, H, W, 3) of the triangles seen, 0 where there are none."""
+    # One more, for pixels that show nothing.
+    normals = functional.pad(unit(face_normals(mesh.vertices, mesh.faces)), (0, 0, 0, 1))
+    ids = fragments.triangle_id
+    return normals.index_select(0, (ids % len(normals)).flatten()).view(*ids.shape, 3)
 
 
 @torch.no_grad()
-def _seen_in_photo(points: Tensor, normals: Tensor, fragments: Fragments, rest: Mesh, camera: Camera) -> Tensor:
-    """Visibility (B, H, W) in the photo of surface points (B, H, W, 3), given the fragments of the surface at rest."""
-    height, width = camera.height, camera.width
-    K = camera.K.to(points)
-    z = torch.where(points[..., 2:] > 0, points[..., 2:], torch.ones_like(points[..., 2:]))
-    pixels = project(torch.cat([points[..., :2], z], -1), K)
-    inside = ((pixels >= 0) & (pixels <= pixels.new_tensor([width, height]))).all(-1) & (points[..., 2] > 0)
-    column = pixels[..., 0].floor().clamp(0, width - 1)
-    row = pixels[..., 1].floor().clamp(0, height - 1)
-    index = (row * width + column).long()
-    depth = interpolate(rest.vertices[:, 2:], fragments, rest.faces)[0, ..., 0].flatten()[index]
-    centre = torch.stack([column, row], -1) + 0.5
-    front = unproject(centre.flatten(0, -2), depth.flatten(), K).view_as(points)
-    # What the photo's pixel shows hides the point if it lies above the point's tangent plane: a comparison of plain
-    # depths would call surfaces hidden that the photo shows at a slant. Two pixels of room for curvature.
-    above = (normals * (front - points)).sum(-1)
-    hidden = (depth > 0) & (above > 2 * z[..., 0] / K[0, 0])
-    cosine = -(torch.nn.functional.normalize(normals, dim=-1) * torch.nn.functional.normalize(points, dim=-1)).sum(-1)
-    return torch.where(inside & ~hidden, cosine.clamp(0, 1), torch.zeros_like(cosine))
+def _seen_in_photo(
+    rest: Mesh, camera: Camera, fragments: Fragments, side: Tensor, in_photo: Fragments, backend: str
+) -> Tensor:
+    """Visibility (1, H, W), at rest, of the points of which `fragments` show that side."""
+    values = torch.cat([rest.vertices, vertex_normals(rest.vertices, rest.faces)], -1)
+    points, normals = interpolate(values, fragments, rest.faces, backend=backend).split(3, -1)
+    size = camera.height, camera.width
+    seen = visibility(
+        points,
+        normals * side[..., None],
+        rest.vertices[None],
+        rest.faces,
+        _clip_from(camera, rest),
+        size,
+        fragments=in_photo,
+    )
+    return torch.where(fragments.triangle_id >= 0, seen, torch.zeros_like(seen))

@@ -66,8 +66,8 @@ def rasterize_backward(
 ) -> Tensor:
     """Gradient (B, V, 4) with respect to `vertices_clip`.
 
-    Let p_i be the corners in homogeneous pixels (x, y, both times w), measured from the pixel's centre, and l_i the cross
-    product of the other two. Then barycentrics are l / sum(l), and depth is sum(l_i z_i) / sum(l_i w_i).
+    Let p_i be the corners in homogeneous pixels (x, y, both times w), measured from the pixel's centre, and l_i the
+    cross product of the other two. Then barycentrics are l / sum(l), and depth is sum(l_i z_i) / sum(l_i w_i).
     """
     height, width = ids.shape[1:]
     half_width, half_height = width / 2, height / 2
