@@ -111,6 +111,13 @@ def test_turns_are_taken_and_the_median_of_every_second_run_counts():
     assert order == ["a", "a", "b", "b"] * 5
 
 
+def test_the_shortest_run_counts(monkeypatch):
+    seconds = iter([0.0, 5.0, 5.0, 5.0, 5.0, 5.0, 0.0, 5.0, 3.0, 5.0, 5.0, 5.0])
+    monkeypatch.setattr(script, "STRETCH", 0.0)
+    monkeypatch.setattr(script, "timed", lambda job, clock: next(seconds) or 9.0)
+    assert script.shortest({"a": lambda: None}) == {"a": 3.0}
+
+
 # The program.
 
 

@@ -58,8 +58,8 @@ def test_the_variable_stands_for_auto_only(monkeypatch):
 
 def test_the_variable_reaches_the_verbs(monkeypatch):
     used = []
-    original = load("torch").triangle_ids
-    monkeypatch.setattr(load("torch"), "triangle_ids", lambda *arguments: used.append(1) or original(*arguments))
+    original = load("torch").rasterize
+    monkeypatch.setattr(load("torch"), "rasterize", lambda *arguments: used.append(1) or original(*arguments))
     monkeypatch.setenv(VARIABLE, "torch")
     clip = torch.tensor([[-1.0, -1.0, 0.0, 1.0], [3.0, -1.0, 0.0, 1.0], [-1.0, 3.0, 0.0, 1.0]])[None]
     assert (rasterize(clip, torch.tensor([[0, 1, 2]]), (2, 2)).triangle_id == 0).all()

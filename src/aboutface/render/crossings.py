@@ -27,7 +27,7 @@ def find_crossings(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Members of Crossings for vertices (B, V, 4), faces (B, F, 3), edges of `mesh_edges`, ids and depth (B, H, W)."""
     size = ids.shape[1], ids.shape[2]
-    screen, _ = screen_from_clip(vertices_clip, size)
+    screen = torch.stack(screen_from_clip(vertices_clip, size)[:3], -1)
     low, high = (screen[..., 2].nan_to_num(end) for end in (torch.inf, -torch.inf))
     room = 1e-4 * (high.amax(1) - low.amin(1)).clamp_min(0) + 1e-6
     outline = _outline(vertices_clip, edges, size)
@@ -66,7 +66,7 @@ class _Surface(NamedTuple):
     """What was drawn."""
 
     screen: Tensor
-    """(B * V, 4), see `screen_from_clip`."""
+    """(B * V, 3), see `screen_from_clip`."""
     corners: Tensor
     """(B * F, 3), rows of `screen`."""
     count: int
@@ -168,7 +168,7 @@ def _visible(pixel: Tensor, depth: Tensor, place: tuple[Tensor, Tensor], item: T
 
 
 def _plane_depth(corners: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """z / w at (x, y) of the planes through corners (N, 3, 4)."""
+    """z / w at (x, y) of the planes through corners (N, 3, 3)."""
     ax, bx, cx = (corners[:, :, 0] - x[:, None]).unbind(-1)
     ay, by, cy = (corners[:, :, 1] - y[:, None]).unbind(-1)
     az, bz, cz = corners[:, :, 2].unbind(-1)

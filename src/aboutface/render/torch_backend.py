@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .crossings import find_crossings as find_crossings
-from .screen import LARGEST, screen_from_clip
+from .screen import LARGEST, columns, screen_from_clip
 
 CHUNK = {"cpu": 1 << 16, "cuda": 1 << 22}
 """Fragments or pixels handled at once, by kind of device: bounds the memory, and fits the processor's cache."""
@@ -19,45 +19,45 @@ NO_BID = torch.iinfo(torch.int64).max
 
 def rasterize(vertices_clip: Tensor, faces: Tensor, size: tuple[int, int], order: str) -> tuple[Tensor, Tensor, Tensor]:
     """Members of Fragments for vertices (B, V, 4) and faces (B, F, 3): see `rasterize` in rasterize.py."""
-    ids = triangle_ids(vertices_clip, faces, size, order)
-    return ids, *resolve(vertices_clip, faces, ids)
-
-
-def triangle_ids(vertices_clip: Tensor, faces: Tensor, size: tuple[int, int], order: str) -> Tensor:
-    """(B, H, W) int32: the triangle seen at each pixel centre, -1 where there is none."""
-    batch, count = faces.shape[:2]
-    height, width = size
     vertices = _Vertices.of(vertices_clip, size)
-    rows = _vertex_rows(faces, vertices_clip.shape[1])
-    bids = torch.full((batch * height * width,), NO_BID, dtype=torch.int64, device=faces.device)
-    for kind in (_Plain, _Clipped):
-        triangles = kind.set_up(vertices, rows, size)
-        ends = ((triangles.right - triangles.left + 1) * (triangles.bottom - triangles.top + 1)).cumsum(0)
-        total = int(ends[-1]) if len(ends) else 0
-        chunk = _chunk(faces.device)
-        for start in range(0, total, chunk):
-            pixel, bid = _bids(triangles, ends, start, min(start + chunk, total), size, count, order)
-            bids.scatter_reduce_(0, pixel, bid, "amin")
-    ids = bids & 0xFFFFFFFF
-    if order == "painter":
-        ids = count - 1 - ids
-    return torch.where(bids == NO_BID, -1, ids).int().view(batch, height, width)
+    ids = _triangle_ids(vertices, faces, order)
+    return ids, *_resolve(vertices, faces, ids, vertices_clip)
 
 
 def resolve(vertices_clip: Tensor, faces: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """Barycentric (B, H, W, 3) and depth (B, H, W) at pixels whose triangle is known."""
-    size = ids.shape[1:]
-    vertices, rows = _Vertices.of(vertices_clip, (size[0], size[1])), _vertex_rows(faces, vertices_clip.shape[1])
+    return _resolve(_Vertices.of(vertices_clip, (ids.shape[1], ids.shape[2])), faces, ids, vertices_clip)
+
+
+def _triangle_ids(vertices: "_Vertices", faces: Tensor, order: str) -> Tensor:
+    """(B, H, W) int32: the triangle seen at each pixel centre, -1 where there is none."""
+    (batch, count, _), (height, width) = faces.shape, vertices.size
+    bids = torch.full((batch * height * width,), NO_BID, dtype=torch.int64, device=faces.device)
+    for kind in (_Plain,) if vertices.all_plain else (_Plain, _Clipped):
+        triangles = kind.set_up(vertices, faces)
+        ends = ((triangles.right - triangles.left + 1) * (triangles.bottom - triangles.top + 1)).cumsum(0)
+        total = int(ends[-1]) if len(ends) else 0
+        chunk = _chunk(faces.device)
+        for start in range(0, total, chunk):
+            pixel, bid = _bids(triangles, ends, start, min(start + chunk, total), vertices.size, count, order)
+            bids.scatter_reduce_(0, pixel, bid, "amin")
+    ids = bids & 0xFFFFFFFF
+    if order == "painter":
+        ids = count - 1 - ids
+    return ids.masked_fill_(bids == NO_BID, -1).int().view(batch, height, width)
+
+
+def _resolve(vertices: "_Vertices", faces: Tensor, ids: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     flat = ids.flatten()
-    barycentric = vertices_clip.new_zeros(len(flat), 3)
-    depth = vertices_clip.new_ones(len(flat))
+    barycentric, depth = like.new_zeros(len(flat), 3), like.new_ones(len(flat))
     for part in in_chunks((flat >= 0).nonzero().squeeze(1)):
-        corners = rows.index_select(0, _triangle_rows(flat, part, ids.shape, faces.shape[1]))
-        z, w = ([column.index_select(0, c) for c in corners.unbind(-1)] for column in (vertices.z, vertices.w))
-        weight = _weights(vertices, corners, *_centres(part, ids.shape))
+        corners = _corners(faces, ids, part, vertices.count)
+        z, w = ([column.index_select(0, c) for c in corners] for column in (vertices.z, vertices.w))
+        weight = _weights(vertices, corners, w, *_centres(part, ids.shape))
         scale = 1 / _dot(weight, [1, 1, 1])
-        barycentric[part] = torch.stack([v * scale for v in weight], -1).to(barycentric)
-        depth[part] = (_dot(weight, z) / _dot(weight, w)).to(depth)
+        values = torch.stack([v * scale for v in weight], -1).to(like.dtype)
+        barycentric.index_copy_(0, part, values)
+        depth.index_copy_(0, part, (_dot(weight, z) / _dot(weight, w)).to(like.dtype))
     return barycentric.view(*ids.shape, 3), depth.view(ids.shape)
 
 
@@ -71,11 +71,10 @@ def rasterize_backward(
     """
     height, width = ids.shape[1:]
     half_width, half_height = width / 2, height / 2
-    rows, flat = _vertex_rows(faces, vertices_clip.shape[1]), ids.flatten()
-    table = [column.contiguous() for column in vertices_clip.double().flatten(0, 1).unbind(-1)]
+    table = columns(vertices_clip.flatten(0, 1))
     total = torch.zeros(len(table[0]), 4, dtype=torch.float64, device=ids.device)
-    for part in in_chunks((flat >= 0).nonzero().squeeze(1)):
-        corners = rows.index_select(0, _triangle_rows(flat, part, ids.shape, faces.shape[1])).unbind(-1)
+    for part in in_chunks((ids.flatten() >= 0).nonzero().squeeze(1)):
+        corners = _corners(faces, ids, part, vertices_clip.shape[1])
         px, py = _centres(part, ids.shape)
         to_x, to_y = half_width - px, half_height - py
         x, y, z, w = ([column.index_select(0, c) for c in corners] for column in table)
@@ -112,10 +111,10 @@ def rasterize_backward(
 def interpolate(attributes: Tensor, ids: Tensor, barycentric: Tensor, faces: Tensor) -> Tensor:
     """Attributes (B or 1, V, C) at every pixel, (B, H, W, C)."""
     flat, weights = ids.flatten(), barycentric.reshape(-1, 3)
-    rows, table = _vertex_rows(faces, attributes.shape[1], len(attributes)), attributes.flatten(0, 1)
+    table, count = attributes.flatten(0, 1), 0 if len(attributes) == 1 else attributes.shape[1]
     picture = attributes.new_zeros(len(flat), attributes.shape[-1])
     for part in in_chunks((flat >= 0).nonzero().squeeze(1)):
-        corners = rows.index_select(0, _triangle_rows(flat, part, ids.shape, faces.shape[1]))
+        corners = _corners(faces, ids, part, count)
         picture[part] = _mixed(table, corners, weights.index_select(0, part).to(table.dtype))
     return picture.view(*ids.shape, -1)
 
@@ -130,18 +129,18 @@ def interpolate_backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Gradients with respect to attributes (B or 1, V, C) and barycentric (B, H, W, 3), where wanted."""
     flat, weights = ids.flatten(), barycentric.reshape(-1, 3)
-    rows, table = _vertex_rows(faces, attributes.shape[1], len(attributes)), attributes.flatten(0, 1)
+    table, count = attributes.flatten(0, 1), 0 if len(attributes) == 1 else attributes.shape[1]
     by_attribute = torch.zeros_like(table) if wanted[0] else None
     by_weight = torch.zeros_like(weights) if wanted[1] else None
     grad = grad.reshape(len(flat), -1)
     for part in in_chunks((flat >= 0).nonzero().squeeze(1)):
-        corners = rows.index_select(0, _triangle_rows(flat, part, ids.shape, faces.shape[1]))
+        corners = _corners(faces, ids, part, count)
         given, weight = grad.index_select(0, part), weights.index_select(0, part).to(table.dtype)
         if by_attribute is not None:
             for i in range(3):
-                by_attribute.index_add_(0, corners[:, i], given * weight[:, i : i + 1])
+                by_attribute.index_add_(0, corners[i], given * weight[:, i : i + 1])
         if by_weight is not None:
-            values = [(given * table.index_select(0, corners[:, i])).sum(-1) for i in range(3)]
+            values = [(given * table.index_select(0, corner)).sum(-1) for corner in corners]
             by_weight[part] = torch.stack(values, -1).to(by_weight)
     return (
         None if by_attribute is None else by_attribute.view_as(attributes),
@@ -158,17 +157,21 @@ def _chunk(device: torch.device) -> int:
     return CHUNK.get(device.type, CHUNK["cuda"])
 
 
-def _vertex_rows(faces: Tensor, count: int, batch: int | None = None) -> Tensor:
-    """Corners (B * F, 3) as rows of a table of all items' vertices, or of one table for all if `batch` is 1."""
-    if batch == 1:
-        return faces.flatten(0, 1)
-    return (faces + torch.arange(len(faces), device=faces.device).view(-1, 1, 1) * count).flatten(0, 1)
+def _corners(faces: Tensor, ids: Tensor, pixels: Tensor, count: int) -> list[Tensor]:
+    """Corners of the triangles seen at pixels (N,) as rows of a table with `count` for each item, three times (N,)."""
+    item = pixels.div(ids.shape[1] * ids.shape[2], rounding_mode="floor")
+    face = ids.flatten().index_select(0, pixels)
+    if _shared(faces):
+        table = faces[0]
+    else:
+        table, face = faces.flatten(0, 1), face + item * faces.shape[1]
+    offset = item * count
+    return [corner + offset for corner in table.index_select(0, face).unbind(-1)]
 
 
-def _triangle_rows(ids: Tensor, pixels: Tensor, shape: torch.Size, count: int) -> Tensor:
-    """Rows of `_vertex_rows` of the triangles seen at `pixels` (N,) of flat `ids`."""
-    item = pixels.div(shape[1] * shape[2], rounding_mode="floor")
-    return ids.index_select(0, pixels) + item * count
+def _shared(faces: Tensor) -> bool:
+    """Whether (B, F, 3) are the same triangles for all items, repeated without being copied."""
+    return len(faces) > 0 and faces.stride(0) == 0
 
 
 def _centres(pixels: Tensor, shape: torch.Size) -> tuple[Tensor, Tensor]:
@@ -181,8 +184,8 @@ def _dot(a: list[Tensor], b: list) -> Tensor:
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _mixed(table: Tensor, corners: Tensor, weights: Tensor) -> Tensor:
-    a, b, c = (table.index_select(0, corners[:, i]) * weights[:, i : i + 1] for i in range(3))
+def _mixed(table: Tensor, corners: list[Tensor], weights: Tensor) -> Tensor:
+    a, b, c = (table.index_select(0, corners[i]) * weights[:, i : i + 1] for i in range(3))
     return a + b + c
 
 
@@ -200,20 +203,20 @@ class _Vertices:
     w: Tensor
     plain: Tensor
     """(N,) bool: see `screen_from_clip`."""
-    usable: Tensor
-    """(N,) bool: no coordinate is larger than LARGEST."""
+    all_plain: bool
+    count: int
+    """Vertices of each item."""
     size: tuple[int, int]
 
     @classmethod
     def of(cls, vertices_clip: Tensor, size: tuple[int, int]) -> "_Vertices":
-        screen, plain = screen_from_clip(vertices_clip, size)
-        clip = vertices_clip.double().flatten(0, 1)
-        x, y, depth, _ = screen.flatten(0, 1).unbind(-1)
-        # Contiguous columns are gathered from much faster.
-        x, y, depth = (column.contiguous() for column in (x, y, depth))
-        clip_x, clip_y, z, w = (column.contiguous() for column in clip.unbind(-1))
-        usable = (clip.abs() <= LARGEST).all(-1)
-        return cls(x, y, depth, clip_x, clip_y, z, w, plain.flatten(), usable, size)
+        x, y, depth, plain = (v.flatten() for v in screen_from_clip(vertices_clip, size))
+        clip_x, clip_y, z, w = columns(vertices_clip.flatten(0, 1))
+        return cls(x, y, depth, clip_x, clip_y, z, w, plain, bool(plain.all()), vertices_clip.shape[1], size)
+
+    def usable(self, rows: Tensor) -> Tensor:
+        """Whether no coordinate of these vertices is too large to be drawn."""
+        return torch.stack([v[rows].abs() <= LARGEST for v in (self.clip_x, self.clip_y, self.z, self.w)]).all(0)
 
     def homogeneous(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """x and y in homogeneous pixels: divided by w they are the place on the screen."""
@@ -222,15 +225,14 @@ class _Vertices:
         return x, (self.clip_y.index_select(0, rows) + w) * (self.size[0] / 2)
 
 
-def _weights(vertices: _Vertices, corners: Tensor, px: Tensor, py: Tensor) -> list[Tensor]:
-    """Barycentrics at pixels (N,) of triangles (N, 3), not yet scaled to sum to 1."""
-    w = [vertices.w.index_select(0, c) for c in corners.unbind(-1)]
-    x = [vertices.x.index_select(0, c) - px for c in corners.unbind(-1)]
-    y = [vertices.y.index_select(0, c) - py for c in corners.unbind(-1)]
+def _weights(vertices: _Vertices, corners: list[Tensor], w: list[Tensor], px: Tensor, py: Tensor) -> list[Tensor]:
+    """Barycentrics at pixels (N,) of triangles with corners three times (N,), not yet scaled to sum to 1."""
+    x = [vertices.x.index_select(0, c) - px for c in corners]
+    y = [vertices.y.index_select(0, c) - py for c in corners]
     weight = [(x[i - 2] * y[i - 1] - y[i - 2] * x[i - 1]) / w[i] for i in range(3)]
-    odd = torch.isnan(x[0] + x[1] + x[2]).nonzero().squeeze(1)
-    if len(odd):
-        edges = _homogeneous_edges(vertices, list(corners[odd].unbind(-1)), px[odd], py[odd])
+    if not vertices.all_plain:
+        odd = torch.isnan(x[0] + x[1] + x[2]).nonzero().squeeze(1)
+        edges = _homogeneous_edges(vertices, [c[odd] for c in corners], px[odd], py[odd])
         for i in range(3):
             weight[i][odd] = edges[i]
     return weight
@@ -259,8 +261,6 @@ def _homogeneous_edges(vertices: _Vertices, corners: list[Tensor], px: Tensor, p
 class _Triangles:
     """Triangles that may cover a pixel. Tensors (T,), corners turned so that the edge functions are positive inside."""
 
-    corners: list[Tensor]
-    """Rows of `_Vertices`, three times (T,)."""
     left: Tensor
     """First pixel column of the bounding box."""
     right: Tensor
@@ -268,7 +268,7 @@ class _Triangles:
     top: Tensor
     bottom: Tensor
     face: Tensor
-    """Row of `_vertex_rows`."""
+    """Number among the triangles of all items."""
 
 
 @dataclass(frozen=True)
@@ -276,21 +276,30 @@ class _Plain(_Triangles):
     """Triangles of plain vertices."""
 
     x: list[Tensor]
+    """Of the three corners."""
     y: list[Tensor]
     z: list[Tensor]
 
     @classmethod
-    def set_up(cls, vertices: _Vertices, rows: Tensor, size: tuple[int, int]) -> "_Plain":
-        columns = rows.unbind(-1)
-        x, y = ([v.index_select(0, c) for c in columns] for v in (vertices.x, vertices.y))
-        left, right = _centres_between(_least(x), _most(x), size[1])
-        top, bottom = _centres_between(_least(y), _most(y), size[0])
+    def set_up(cls, vertices: _Vertices, faces: Tensor) -> "_Plain":
+        shared = _shared(faces)
+        corners = [c.contiguous() for c in (faces[0] if shared else faces).unbind(-1)]
+
+        def of_corners(column: Tensor) -> list[Tensor]:
+            table = column.view(len(faces), vertices.count)
+            return [(table.index_select(1, c) if shared else table.gather(1, c)).flatten() for c in corners]
+
+        x, y = of_corners(vertices.x), of_corners(vertices.y)
+        left, right = _centres_between(_least(x), _most(x), vertices.size[1])
+        top, bottom = _centres_between(_least(y), _most(y), vertices.size[0])
         area = (x[1] - x[0]) * (y[2] - y[0]) - (y[1] - y[0]) * (x[2] - x[0])
         # The area of a triangle with a vertex that is not plain is NaN.
         keep = ((area.abs() > 0) & (right >= left) & (bottom >= top)).nonzero().squeeze(1)
-        corners = _turned([c[keep] for c in columns], area[keep])
-        x, y, z = ([v.index_select(0, c) for c in corners] for v in (vertices.x, vertices.y, vertices.depth))
-        return cls(corners, left[keep], right[keep], top[keep], bottom[keep], keep, x, y, z)
+        left, right, top, bottom, area = (v.index_select(0, keep) for v in (left, right, top, bottom, area))
+        x, y, z = (
+            _turned([v.index_select(0, keep) for v in column], area) for column in (x, y, of_corners(vertices.depth))
+        )
+        return cls(left, right, top, bottom, keep, x, y, z)
 
     def edges(self, tri: Tensor, px: Tensor, py: Tensor) -> list[Tensor]:
         x = [v.index_select(0, tri).sub_(px) for v in self.x]
@@ -313,22 +322,26 @@ class _Clipped(_Triangles):
     vertices still use the sums of `_Plain`, so that no gap opens beside triangles drawn that way.
     """
 
+    corners: list[Tensor]
+    """Rows of `_Vertices`, three times (T,)."""
     vertices: _Vertices
 
     @classmethod
-    def set_up(cls, vertices: _Vertices, rows: Tensor, size: tuple[int, int]) -> "_Clipped":
-        odd = vertices.usable[rows].all(-1) & ~vertices.plain[rows].all(-1)
+    def set_up(cls, vertices: _Vertices, faces: Tensor) -> "_Clipped":
+        items = torch.arange(len(faces), device=faces.device).view(-1, 1, 1)
+        rows = (faces + items * vertices.count).flatten(0, 1)
+        odd = vertices.usable(rows).all(-1) & ~vertices.plain[rows].all(-1)
         keep = odd.nonzero().squeeze(1)
         rows = rows[keep]
         (ax, bx, cx), (ay, by, cy), (aw, bw, cw) = (
             v[rows].unbind(-1) for v in (vertices.clip_x, vertices.clip_y, vertices.w)
         )
         area = aw * (bx * cy - by * cx) + bw * (cx * ay - cy * ax) + cw * (ax * by - ay * bx)
-        left, right, top, bottom = _clipped_box(vertices, rows, size)
+        left, right, top, bottom = _clipped_box(vertices, rows, vertices.size)
         drawn = (area != 0) & (right >= left) & (bottom >= top) & (torch.maximum(torch.maximum(aw, bw), cw) > 0)
         some = drawn.nonzero().squeeze(1)
         corners = _turned(list(rows[some].unbind(-1)), area[some])
-        return cls(corners, left[some], right[some], top[some], bottom[some], keep[some], vertices)
+        return cls(left[some], right[some], top[some], bottom[some], keep[some], corners, vertices)
 
     def edges(self, tri: Tensor, px: Tensor, py: Tensor) -> list[Tensor]:
         return _homogeneous_edges(self.vertices, [c.index_select(0, tri) for c in self.corners], px, py)
@@ -362,10 +375,8 @@ def _most(values: list[Tensor]) -> Tensor:
 
 
 def _centres_between(low: Tensor, high: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """First and last of `length` pixels whose centres lie between two positions (T,); none if one of them is NaN."""
-    first = (low - 0.5).ceil().nan_to_num(length).clamp(0, length).long()
-    last = (high - 0.5).floor().nan_to_num(-1).clamp(-1, length - 1).long()
-    return first, last
+    """First and last of `length` pixels whose centres lie between two positions (T,), which are not used if NaN."""
+    return (low - 0.5).ceil_().clamp_(0, length).long(), (high - 0.5).floor_().clamp_(-1, length - 1).long()
 
 
 def _clipped_box(vertices: _Vertices, rows: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
