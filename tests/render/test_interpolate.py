@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from aboutface.errors import UsageError
-from aboutface.render import interpolate, rasterize
+from aboutface.render import antialias, interpolate, rasterize
 
 FACES = torch.tensor([[0, 1, 2], [1, 3, 2]])
 
@@ -60,3 +60,32 @@ def test_interpolate_gradients():
         return interpolate(attributes, rasterize(clip, FACES, (5, 6)), FACES)
 
     assert torch.autograd.gradcheck(picture, (quad().requires_grad_(), values))
+
+
+def test_what_does_not_belong_together_is_named():
+    fragments = rasterize(quad(), FACES, (6, 8))
+    for attributes, faces, message in [
+        (torch.rand(3, 2), FACES, "faces name vertices 0 to 3, but they go from 0 to 2"),
+        (torch.rand(4, 2), FACES[:1], "fragments show triangle 1, but there are 1 faces"),
+        (torch.ones(4, 2, dtype=torch.int64), FACES, "floating point"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            interpolate(attributes, fragments, faces)
+    image = torch.rand(1, 3, 6, 8)
+    with pytest.raises(UsageError, match="antialias: fragments show triangle 1"):
+        antialias(image, fragments, quad(), FACES[:1])
+    with pytest.raises(UsageError, match="antialias: faces name vertices"):
+        antialias(image, fragments, quad()[:, :3], FACES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_comes_back_as_it_was(dtype):
+    clip = quad().float()
+    fragments = rasterize(clip, FACES, (6, 8))
+    values = torch.rand(4, 3, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    picture = interpolate(values, fragments, FACES)
+    assert picture.dtype == dtype
+    torch.testing.assert_close(picture, interpolate(values.detach().float(), fragments, FACES).to(dtype))
+    picture.float().sum().backward()
+    assert values.grad is not None
+    assert values.grad.dtype == dtype

@@ -9,7 +9,7 @@ from ..errors import UsageError
 from .backends import choose, function
 from .crossings import cut_at_near_plane
 from .memo import per_tensor
-from .rasterize import Fragments
+from .rasterize import Fragments, check_range
 
 
 class Crossings(NamedTuple):
@@ -51,6 +51,7 @@ def antialias(
             f"antialias: expected an image (B, C, H, W) of the fragments' size {tuple(fragments.triangle_id.shape)} "
             f"and as many meshes, got {tuple(image.shape)} and {len(vertices_clip)}"
         )
+    check_range("antialias", faces, vertices_clip.shape[1], fragments.triangle_id)
     name = choose(backend, image.device)
     with torch.no_grad():
         edges = mesh_edges(faces)

@@ -76,9 +76,25 @@ def _check(vertices: Tensor, faces: Tensor, size: tuple[int, int]) -> None:
         )
     if len(size) != 2 or min(size) < 1:
         raise UsageError(f"rasterize: size must be (H, W), both at least 1, got {size}")
+    if faces.device != vertices.device:
+        raise UsageError(f"rasterize: vertices are on {vertices.device} and faces on {faces.device}; move one of them")
+    check_range("rasterize", faces, vertices.shape[1])
+
+
+def check_range(verb: str, faces: Tensor, count: int, ids: Tensor | None = None) -> None:
+    """Raise UsageError unless `faces` name vertices 0 to `count` - 1, and `ids` only triangles that there are.
+
+    Compiled loops would otherwise read what is not theirs.
+    """
     low, high = _range(faces)
-    if low < 0 or high >= vertices.shape[1]:
-        raise UsageError(f"rasterize: faces name vertices outside 0 to {vertices.shape[1] - 1}")
+    if low < 0 or high >= count:
+        raise UsageError(f"{verb}: faces name vertices {low} to {high}, but they go from 0 to {count - 1}")
+    # On a GPU to ask is to wait, and there PyTorch itself refuses such an index.
+    if ids is not None and ids.device.type == "cpu" and ids.numel() and int(ids.max()) >= faces.shape[-2]:
+        raise UsageError(
+            f"{verb}: fragments show triangle {int(ids.max())}, but there are {faces.shape[-2]} faces; "
+            "give those from which the fragments were drawn"
+        )
 
 
 @per_tensor

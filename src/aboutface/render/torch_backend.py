@@ -72,7 +72,7 @@ def rasterize_backward(
     height, width = ids.shape[1:]
     half_width, half_height = width / 2, height / 2
     table = columns(vertices_clip.flatten(0, 1))
-    total = torch.zeros(len(table[0]), 4, dtype=torch.float64, device=ids.device)
+    total = [torch.zeros_like(column) for column in table]
     for part in in_chunks((ids.flatten() >= 0).nonzero().squeeze(1)):
         corners = _corners(faces, ids, part, vertices_clip.shape[1])
         px, py = _centres(part, ids.shape)
@@ -103,9 +103,11 @@ def rasterize_backward(
             by_x = by_weight[before] * y[after] - by_weight[after] * y[before]
             by_y = by_weight[after] * x[before] - by_weight[before] * x[after]
             by_own_w = by_w * weight[i] + by_x * to_x + by_y * to_y
-            change = torch.stack([by_x * half_width, by_y * half_height, by_z * weight[i], by_own_w], -1)
-            total.index_add_(0, corner, change)
-    return total.to(vertices_clip).view_as(vertices_clip)
+            for column, change in zip(
+                total, (by_x * half_width, by_y * half_height, by_z * weight[i], by_own_w), strict=True
+            ):
+                column.index_add_(0, corner, change)
+    return torch.stack(total, -1).to(vertices_clip).view_as(vertices_clip)
 
 
 def interpolate(attributes: Tensor, ids: Tensor, barycentric: Tensor, faces: Tensor) -> Tensor:
