@@ -93,7 +93,7 @@ def test_memory_goals_see_what_is_not_linear(report, megabytes, met):
     assert [goal.met for goal in report.goals] == met
 
 
-def test_turns_are_taken_and_the_median_of_every_second_run_counts():
+def test_turns_are_taken_and_the_median_counts_without_the_first_run_of_each():
     now, order = [0.0], []
 
     def job(name, *seconds):
@@ -109,6 +109,19 @@ def test_turns_are_taken_and_the_median_of_every_second_run_counts():
     jobs = {"a": job("a", 3.0, 1.0, 2.0, 9.0, 8.0), "b": job("b", *[4.0] * 5)}
     assert script.take_turns(jobs, lambda: now[0]) == {"a": 3.0, "b": 4.0}
     assert order == ["a", "a", "b", "b"] * 5
+
+
+def test_fast_jobs_run_more_often_in_a_turn(monkeypatch):
+    now, runs = [0.0], [0]
+    monkeypatch.setattr(script, "BUDGET", 0.0)
+    monkeypatch.setattr(script, "TURN", 1.0)
+
+    def fast():
+        now[0] += 0.25
+        runs[0] += 1
+
+    assert script.take_turns({"fast": fast}, lambda: now[0]) == {"fast": 0.25}
+    assert runs[0] == 5 * (1 + 1 + 4)
 
 
 def test_the_shortest_run_counts(monkeypatch):

@@ -9,7 +9,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from itertools import pairwise
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numba.core.event
@@ -56,17 +56,15 @@ def rasterize(vertices_clip: Tensor, faces: Tensor, size: tuple[int, int], order
     """Members of Fragments for vertices (B, V, 4) and faces (B, F, 3): see `rasterize` in rasterize.py."""
     batch, (height, width) = len(vertices_clip), size
     clip, corners = _array(vertices_clip), _faces(faces)
-    screen, plain = _project(clip, size)
     ids = np.empty((batch, height, width), np.int32)
     nearest = np.empty((batch, height, width), np.float32)
     barycentric = np.empty((batch, height, width, 3), clip.dtype)
     depth = nearest if clip.dtype == np.float32 else np.empty((batch, height, width), clip.dtype)
 
     def work(*part: int) -> None:
-        kernels.draw(clip, screen, plain, corners, order == "painter", *part, nearest, ids)
-        kernels.resolve(clip, screen, plain, corners, ids, *part, barycentric, depth)
+        kernels.rasterize(clip, corners, order == "painter", *part, nearest, ids, barycentric, depth)
 
-    _run(work, _parts(batch, height, torch.get_num_threads()))
+    _run(work, _parts(batch, height))
     return torch.from_numpy(ids), torch.from_numpy(barycentric), torch.from_numpy(depth)
 
 
@@ -74,17 +72,17 @@ def rasterize_backward(
     vertices_clip: Tensor, faces: Tensor, ids: Tensor, grad_barycentric: Tensor | None, grad_depth: Tensor | None
 ) -> Tensor:
     """Gradient (B, V, 4) with respect to `vertices_clip`."""
-    batch, height, width = ids.shape
+    _, height, width = ids.shape
     clip, corners, seen = _array(vertices_clip), _faces(faces), _array(ids)
     has = grad_barycentric is not None, grad_depth is not None
     by_barycentric = np.empty((1, 1, 1, 3), clip.dtype) if grad_barycentric is None else _array(grad_barycentric)
     by_depth = np.empty((1, 1, 1), clip.dtype) if grad_depth is None else _array(grad_depth)
 
-    def work(total: np.ndarray, *part: int) -> None:
+    def work(first_item: int, end_item: int, first_row: int, end_row: int, total: np.ndarray) -> None:
+        part = first_item, end_item, first_row, end_row
         kernels.rasterize_backward(clip, corners, seen, by_barycentric, by_depth, has, *part, total)
 
-    total = _sum_of_bands(work, (batch, *clip.shape[1:]), (height, width), np.dtype(np.float64))
-    return torch.from_numpy(total.astype(clip.dtype))
+    return torch.from_numpy(_sum_of_bands(work, clip.shape, (height, width), clip.dtype))
 
 
 def interpolate(attributes: Tensor, ids: Tensor, barycentric: Tensor, faces: Tensor) -> Tensor:
@@ -96,7 +94,7 @@ def interpolate(attributes: Tensor, ids: Tensor, barycentric: Tensor, faces: Ten
     def work(*part: int) -> None:
         kernels.interpolate(values, seen, weights, corners, *part, picture)
 
-    _run(work, _parts(batch, height, torch.get_num_threads()))
+    _run(work, _parts(batch, height))
     return torch.from_numpy(picture)
 
 
@@ -109,17 +107,17 @@ def interpolate_backward(
     given = _array(grad)
     by_weight = np.empty(weights.shape if wanted[1] else (1, 1, 1, 3), weights.dtype)
 
-    def work(total: np.ndarray, *part: int) -> None:
+    def work(first_item: int, end_item: int, first_row: int, end_row: int, total: np.ndarray) -> None:
+        part = first_item, end_item, first_row, end_row
         kernels.interpolate_backward(values, seen, weights, corners, given, wanted, *part, total, by_weight)
 
-    shape = (1, *values.shape[1:])
     if wanted[0]:
         total = _sum_of_bands(work, (batch, *values.shape[1:]), (height, width), values.dtype)
         if len(values) == 1 and batch > 1:
             total = total.sum(0, keepdims=True)
     else:
-        total = np.empty(shape, values.dtype)
-        _run(lambda *part: work(total, *part), _parts(batch, height, torch.get_num_threads()))
+        total = np.empty((1, *values.shape[1:]), values.dtype)
+        _run(partial(work, total=total), _parts(batch, height))
     return torch.from_numpy(total) if wanted[0] else None, torch.from_numpy(by_weight) if wanted[1] else None
 
 
@@ -129,7 +127,6 @@ def find_crossings(
     """Members of Crossings: see antialias.py."""
     batch, height, width = ids.shape
     clip, corners, seen, depths = _array(vertices_clip), _faces(faces), _array(ids), _array(depth)
-    screen, _ = _project(clip, (height, width))
     table = _array(edges.vertices)
     found: list[np.ndarray] = [np.empty((0, 6), np.int64)] * batch
 
@@ -137,9 +134,7 @@ def find_crossings(
         mine = table if len(edges.first) == 2 else table[edges.first[item] : edges.first[item + 1]]
         triangles = corners[item if len(corners) > 1 else 0]
         offsets = item * clip.shape[1], item * height * width
-        found[item] = kernels.find_crossings(
-            clip[item], screen[item], triangles, mine, seen[item], depths[item], *offsets
-        )
+        found[item] = kernels.find_crossings(clip[item], triangles, mine, seen[item], depths[item], *offsets)
 
     _run(work, [(item,) for item in range(batch)])
     inner, outer, start, end, line, steep = torch.from_numpy(np.concatenate(found)).unbind(-1)
@@ -155,48 +150,43 @@ def _faces(faces: Tensor) -> np.ndarray:
     return _array(faces[:1] if faces.stride(0) == 0 else faces)
 
 
-def _project(clip: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    screen, plain = np.empty(clip.shape, np.float64), np.empty(len(clip), np.bool_)
-    parts = [(first, end) for first, end, _, _ in _parts(len(clip), 1, torch.get_num_threads())]
-    _run(lambda first, end: kernels.project(clip, *size, first, end, screen, plain), parts)
-    return screen, plain
-
-
-def _parts(batch: int, height: int, threads: int) -> list[tuple[int, int, int, int]]:
-    """First and end item, first and end row, of pieces of work for so many threads."""
+def _parts(batch: int, height: int) -> list[tuple[int, int, int, int]]:
+    """First and end item, first and end row, of pieces of work for as many threads as PyTorch uses."""
+    threads = torch.get_num_threads()
     if threads == 1 or batch == 0:
         return [(0, batch, 0, height)]
     if batch >= 2 * threads:
-        return [(i, e, 0, height) for i, e in _split(batch, 4 * threads)]
-    bands = _split(height, -(-2 * threads // batch))
+        return [(first, end, 0, height) for first, end in _split(batch, 4 * threads)]
+    bands = _split(height, -(-threads // batch))
     return [(i, i + 1, first, end) for i in range(batch) for first, end in bands]
 
 
 def _split(length: int, pieces: int) -> list[tuple[int, int]]:
-    ends = np.linspace(0, length, min(pieces, length) + 1).astype(int).tolist()
-    return list(pairwise(ends))
+    pieces = min(pieces, length)
+    return [(i * length // pieces, (i + 1) * length // pieces) for i in range(pieces)]
 
 
 def _sum_of_bands(
     work: Callable[..., None], shape: tuple[int, ...], size: tuple[int, int], dtype: np.dtype
 ) -> np.ndarray:
-    """Sums (B, ...) of what `work(total, first item, end item, first row, end row)` adds for every item.
+    """Sums (B, ...) that `work(first item, end item, first row, end row, total)` writes into total, over all rows.
 
     Large images are cut into bands of rows that are summed one by one and then together, in an order that depends on
     the size alone: so the last bit is the same for any number of threads and any batch.
     """
     batch, (height, width) = shape[0], size
     bands = _split(height, max(1, min(MOST_BANDS, height * width // BAND_PIXELS)))
-    totals = np.zeros((len(bands), *shape), dtype)
     if len(bands) == 1:
+        total = np.empty(shape, dtype)
         pieces = 1 if torch.get_num_threads() == 1 else 4 * torch.get_num_threads()
-        _run(lambda first, end: work(totals[0], first, end, 0, height), _split(batch, pieces))
-        return totals[0]
+        _run(lambda first, end: work(first, end, 0, height, total), _split(batch, pieces))
+        return total
+    totals = np.empty((len(bands), *shape))
     parts = [(band, item) for item in range(batch) for band in range(len(bands))]
-    _run(lambda band, item: work(totals[band], item, item + 1, *bands[band]), parts)
-    for total in totals[1:]:
-        totals[0] += total
-    return totals[0]
+    _run(lambda band, item: work(item, item + 1, *bands[band], totals[band]), parts)
+    for more in totals[1:]:
+        totals[0] += more
+    return totals[0].astype(dtype)
 
 
 def _run(work: Callable[..., None], parts: list[tuple]) -> None:

@@ -1,8 +1,9 @@
-"""Compiled loops of the CPU backend. Each works on some items of a batch, and on some rows of their images.
+"""Compiled loops of the CPU backend.
 
-All sums are float64 and none may be fused (no fastmath): triangle ids agree with the other backends bit for bit.
-Arguments in common: clip (B, V, 4), float32 or float64; screen (B, V, 4) float64, see `project`; plain (B,) bool,
-whether all vertices of an item are; faces (B or 1, F, 3) int64; ids (B, H, W) int32; items and rows as first and end.
+All sums are float64 and none may be fused (no fastmath): triangle ids agree with the other backends bit for bit. The
+kernels that numba_backend.py calls work on some items of a batch, and some rows of their images, first and end given; the
+others on one item. Names in common: clip (B, V, 4), float32 or float64; faces (B or 1, F, 3) int64; ids (B, H, W)
+int32; and of one item points (V, 4) float64, see `project`, and corners (F, 3).
 """
 
 import math
@@ -19,65 +20,68 @@ kernel: Any = njit(nogil=True, cache=True, error_model="numpy")
 
 
 @kernel
-def project(clip, height, width, first_item, end_item, screen, plain):
-    """Fill `screen` with pixels x and y, z / w, 1 / w of each vertex; NaN where it is not plain."""
-    half_width, half_height = width / 2, height / 2
+def rasterize(clip, faces, painter, first_item, end_item, first_row, end_row, nearest, ids, barycentric, depth):
+    """Fill ids, barycentric (B, H, W, 3) and depth (B, H, W); nearest (B, H, W) float32 may be depth itself."""
+    points = np.empty((clip.shape[1], 4))
     for item in range(first_item, end_item):
-        all_plain = True
-        for v in range(clip.shape[1]):
-            x, y = np.float64(clip[item, v, 0]), np.float64(clip[item, v, 1])
-            z, w = np.float64(clip[item, v, 2]), np.float64(clip[item, v, 3])
-            limit = min(FARTHEST * w, LARGEST)
-            safe = (w > NEAR_W) & (w <= LARGEST) & (abs(x) <= limit) & (abs(y) <= limit) & (abs(z) <= limit)
-            all_plain &= safe
-            screen[item, v, 0] = (x / w + 1) * half_width if safe else np.nan
-            screen[item, v, 1] = (y / w + 1) * half_height if safe else np.nan
-            screen[item, v, 2] = z / w if safe else np.nan
-            screen[item, v, 3] = 1 / w if safe else np.nan
-        plain[item] = all_plain
+        corners = faces[item if faces.shape[0] > 1 else 0]
+        all_plain = project(clip[item], ids.shape[1], ids.shape[2], points)
+        draw(clip[item], points, all_plain, corners, painter, first_row, end_row, nearest[item], ids[item])
+        resolve(clip[item], points, all_plain, corners, ids[item], first_row, end_row, barycentric[item], depth[item])
 
 
 @kernel
-def draw(clip, screen, plain, faces, painter, first_item, end_item, first_row, end_row, nearest, ids):
-    """Ids of the triangles seen; `nearest` (B, H, W) float32 holds their depths."""
-    height, width = ids.shape[1], ids.shape[2]
+def project(clip, height, width, points):
+    """Fill `points` with pixels x and y, z / w, 1 / w of each vertex, NaN where it is not plain; whether all are."""
+    half_width, half_height = width / 2, height / 2
+    all_plain = True
+    for v in range(clip.shape[0]):
+        x, y, z, w = np.float64(clip[v, 0]), np.float64(clip[v, 1]), np.float64(clip[v, 2]), np.float64(clip[v, 3])
+        limit = min(FARTHEST * w, LARGEST)
+        safe = (w > NEAR_W) & (w <= LARGEST) & (abs(x) <= limit) & (abs(y) <= limit) & (abs(z) <= limit)
+        all_plain &= safe
+        points[v, 0] = (x / w + 1) * half_width if safe else np.nan
+        points[v, 1] = (y / w + 1) * half_height if safe else np.nan
+        points[v, 2] = z / w if safe else np.nan
+        points[v, 3] = 1 / w if safe else np.nan
+    return all_plain
+
+
+@kernel
+def draw(clip, points, all_plain, corners, painter, first_row, end_row, nearest, ids):
+    """Ids of the triangles seen; `nearest` (H, W) float32 holds their depths."""
+    height, width = ids.shape
     last_column, first_line, last_line = width - 1.0, np.float64(first_row), end_row - 1.0
-    for item in range(first_item, end_item):
-        nearest[item, first_row:end_row] = np.inf
-        ids[item, first_row:end_row] = -1
-        points, all_plain = screen[item], plain[item]
-        corners = faces[item if faces.shape[0] > 1 else 0]
-        item_ids, item_nearest = ids[item], nearest[item]
-        for f in range(corners.shape[0]):
-            # Unsigned: numba would otherwise test every index for being negative.
-            a, b, c = np.uint64(corners[f, 0]), np.uint64(corners[f, 1]), np.uint64(corners[f, 2])
-            ax, bx, cx = points[a, 0], points[b, 0], points[c, 0]
-            ay, by, cy = points[a, 1], points[b, 1], points[c, 1]
-            if not all_plain and math.isnan(ax + bx + cx):
-                draw_clipped(
-                    clip[item], points, a, b, c, f, painter, height, first_row, end_row, item_nearest, item_ids
-                )
-                continue
-            left, right = centres_between(ax, bx, cx, 0.0, last_column)
-            top, bottom = centres_between(ay, by, cy, first_line, last_line)
-            area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
-            if (right < left) | (bottom < top) | (area == 0):
-                continue
-            if area < 0:
-                b, c = c, b
-                bx, cx = cx, bx
-                by, cy = cy, by
-            triangle = ax, ay, points[a, 2], bx, by, points[b, 2], cx, cy, points[c, 2]
-            for row in range(top, bottom + 1, 2):
-                rows = 15 if row < bottom else 3
-                for column in range(left, right + 1, 2):
-                    columns = 15 if column < right else 5
-                    inside = inside_2x2(ax, ay, bx, by, cx, cy, column, row) & rows & columns  # pyright: ignore
-                    while inside != 0:
-                        bit = inside & -inside
-                        inside -= bit
-                        y, x = row + np.int64(bit >= 4), column + np.int64((bit & 10) != 0)
-                        offer(triangle, f, painter, y, x, item_nearest, item_ids)
+    nearest[first_row:end_row] = np.inf
+    ids[first_row:end_row] = -1
+    for f in range(corners.shape[0]):
+        # Unsigned: numba would otherwise test every index for being negative.
+        a, b, c = np.uint64(corners[f, 0]), np.uint64(corners[f, 1]), np.uint64(corners[f, 2])
+        ax, bx, cx = points[a, 0], points[b, 0], points[c, 0]
+        ay, by, cy = points[a, 1], points[b, 1], points[c, 1]
+        if not all_plain and math.isnan(ax + bx + cx):
+            draw_clipped(clip, points, a, b, c, f, painter, height, first_row, end_row, nearest, ids)
+            continue
+        left, right = centres_between(ax, bx, cx, 0.0, last_column)
+        top, bottom = centres_between(ay, by, cy, first_line, last_line)
+        area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
+        if (right < left) | (bottom < top) | (area == 0):
+            continue
+        if area < 0:
+            b, c = c, b
+            bx, cx = cx, bx
+            by, cy = cy, by
+        triangle = ax, ay, points[a, 2], bx, by, points[b, 2], cx, cy, points[c, 2]
+        for row in range(top, bottom + 1, 2):
+            rows = 15 if row < bottom else 3
+            for column in range(left, right + 1, 2):
+                columns = 15 if column < right else 5
+                inside = inside_2x2(ax, ay, bx, by, cx, cy, column, row) & rows & columns  # pyright: ignore
+                while inside != 0:
+                    bit = inside & -inside
+                    inside -= bit
+                    y, x = row + np.int64(bit >= 4), column + np.int64((bit & 10) != 0)
+                    offer(triangle, f, painter, y, x, nearest, ids)
 
 
 @intrinsic  # which hands it the context as a first argument
@@ -230,47 +234,44 @@ def clipped_box(clip, a, b, c, height, width):
 
 
 @kernel
-def resolve(clip, screen, plain, faces, ids, first_item, end_item, first_row, end_row, barycentric, depth):
-    """Fill in barycentrics (B, H, W, 3) of the triangles in `ids`, and depth (B, H, W): 1 where there are none.
+def resolve(clip, points, all_plain, corners, ids, first_row, end_row, barycentric, depth):
+    """Fill in barycentrics (H, W, 3) of the triangles in `ids`, and depth (H, W): 1 where there are none.
 
     float32 depths must be there already, from `draw`; float64 ones are made here.
     """
-    height, width = ids.shape[1], ids.shape[2]
-    for item in range(first_item, end_item):
-        points, vertices, all_plain = screen[item], clip[item], plain[item]
-        corners = faces[item if faces.shape[0] > 1 else 0]
-        barycentric[item, first_row:end_row] = 0
-        for row in range(first_row, end_row):
-            y = row + 0.5
-            for column in range(width):
-                f = ids[item, row, column]
-                if f < 0:
-                    depth[item, row, column] = 1
-                    continue
-                x = column + 0.5
-                a, b, c = np.uint64(corners[f, 0]), np.uint64(corners[f, 1]), np.uint64(corners[f, 2])
-                ax, ay, ar = points[a, 0] - x, points[a, 1] - y, points[a, 3]
-                bx, by, br = points[b, 0] - x, points[b, 1] - y, points[b, 3]
-                cx, cy, cr = points[c, 0] - x, points[c, 1] - y, points[c, 3]
-                l0, l1, l2 = (bx * cy - by * cx) * ar, (cx * ay - cy * ax) * br, (ax * by - ay * bx) * cr
-                if not all_plain and math.isnan(ar + br + cr):
-                    l0, _, _ = homogeneous_edge(vertices, points, b, c, x, y, height, width)
-                    l1, _, _ = homogeneous_edge(vertices, points, c, a, x, y, height, width)
-                    l2, _, _ = homogeneous_edge(vertices, points, a, b, x, y, height, width)
-                scale = 1 / (l0 + l1 + l2)
-                barycentric[item, row, column, 0] = l0 * scale
-                barycentric[item, row, column, 1] = l1 * scale
-                barycentric[item, row, column, 2] = l2 * scale
-                if depth.itemsize == 8:
-                    z = l0 * vertices[a, 2] + l1 * vertices[b, 2] + l2 * vertices[c, 2]
-                    depth[item, row, column] = z / (l0 * vertices[a, 3] + l1 * vertices[b, 3] + l2 * vertices[c, 3])
+    height, width = ids.shape
+    barycentric[first_row:end_row] = 0
+    for row in range(first_row, end_row):
+        y = row + 0.5
+        for column in range(width):
+            f = ids[row, column]
+            if f < 0:
+                depth[row, column] = 1
+                continue
+            x = column + 0.5
+            a, b, c = np.uint64(corners[f, 0]), np.uint64(corners[f, 1]), np.uint64(corners[f, 2])
+            ax, ay, ar = points[a, 0] - x, points[a, 1] - y, points[a, 3]
+            bx, by, br = points[b, 0] - x, points[b, 1] - y, points[b, 3]
+            cx, cy, cr = points[c, 0] - x, points[c, 1] - y, points[c, 3]
+            l0, l1, l2 = (bx * cy - by * cx) * ar, (cx * ay - cy * ax) * br, (ax * by - ay * bx) * cr
+            if not all_plain and math.isnan(ar + br + cr):
+                l0, _, _ = homogeneous_edge(clip, points, b, c, x, y, height, width)
+                l1, _, _ = homogeneous_edge(clip, points, c, a, x, y, height, width)
+                l2, _, _ = homogeneous_edge(clip, points, a, b, x, y, height, width)
+            scale = 1 / (l0 + l1 + l2)
+            barycentric[row, column, 0] = l0 * scale
+            barycentric[row, column, 1] = l1 * scale
+            barycentric[row, column, 2] = l2 * scale
+            if depth.itemsize == 8:
+                z = l0 * clip[a, 2] + l1 * clip[b, 2] + l2 * clip[c, 2]
+                depth[row, column] = z / (l0 * clip[a, 3] + l1 * clip[b, 3] + l2 * clip[c, 3])
 
 
 @kernel
 def rasterize_backward(
-    clip, faces, ids, by_barycentric, by_depth, has, first_item, end_item, first_row, end_row, total
+    clip, faces, ids, by_barycentric, by_depth, has, first_item, end_item, first_row, end_row, result
 ):
-    """Add to `total` (B, V, 4) float64 the gradient with respect to clip: see `rasterize_backward` in torch_backend.py.
+    """Fill `result` (B, V, 4) with the gradient with respect to clip: see `rasterize_backward` in torch_backend.py.
 
     Args:
         by_barycentric: (B, H, W, 3) and by_depth: (B, H, W): gradients given; `has`: whether each is.
@@ -278,9 +279,11 @@ def rasterize_backward(
     height, width = ids.shape[1], ids.shape[2]
     half_width, half_height = width / 2, height / 2
     has_barycentric, has_depth = has
+    out = np.empty((clip.shape[1], 4))
     for item in range(first_item, end_item):
-        v, out = clip[item], total[item]
+        v = clip[item]
         corners = faces[item if faces.shape[0] > 1 else 0]
+        out[:] = 0
         for row in range(first_row, end_row):
             y = half_height - (row + 0.5)
             for column in range(width):
@@ -331,6 +334,7 @@ def rasterize_backward(
                 out[c, 0] += dx
                 out[c, 1] += dy
                 out[c, 3] += by_w * l2 + dx * to_x + dy * to_y
+        result[item] = out
 
 
 @kernel
@@ -368,7 +372,7 @@ def interpolate(attributes, ids, barycentric, faces, first_item, end_item, first
 def interpolate_backward(
     attributes, ids, barycentric, faces, grad, wanted, first_item, end_item, first_row, end_row, by_attribute, by_weight
 ):
-    """Add to by_attribute (B, V, C), and fill by_weight (B, H, W, 3), each where wanted."""
+    """Fill by_attribute (B, V, C), and by_weight (B, H, W, 3), each where wanted."""
     width, channels = ids.shape[2], attributes.shape[2]
     want_attribute, want_weight = wanted
     zero = attributes.dtype.type(0)
@@ -376,6 +380,8 @@ def interpolate_backward(
         values = attributes[item if attributes.shape[0] > 1 else 0]
         corners = faces[item if faces.shape[0] > 1 else 0]
         out = by_attribute[item if want_attribute else 0]
+        if want_attribute:
+            out[:] = 0
         for row in range(first_row, end_row):
             for column in range(width):
                 f = ids[item, row, column]
@@ -419,14 +425,16 @@ def interpolate_backward(
 
 
 @kernel
-def find_crossings(clip, points, corners, edges, ids, depth, first_vertex, first_pixel):
+def find_crossings(clip, corners, edges, ids, depth, first_vertex, first_pixel):
     """Members of Crossings of one item, (N, 6) int64: see `find_crossings` in crossings.py, whose sums these are.
 
     Args:
-        clip, points: (V, 4) of the item; corners: (F, 3); edges: (E, 4) of `mesh_edges`; ids, depth: (H, W).
+        clip: (V, 4) of the item; edges: (E, 4) of `mesh_edges`; ids, depth: (H, W).
         first_vertex, first_pixel: those of the item in the whole batch.
     """
     height, width = ids.shape
+    points = np.empty((clip.shape[0], 4))
+    project(clip, height, width, points)
     low, high = np.inf, -np.inf
     for v in range(points.shape[0]):
         z = points[v, 2]
