@@ -57,6 +57,8 @@ STEP_RATIO = 0.6
 
 BUDGET = 6.0
 """Seconds for which contestants take turns in one case; each has at least 5 turns and at most 60."""
+TURN = 0.01
+"""Seconds in a row for which a fast job runs in its turn, up to eleven times."""
 STRETCH = 0.3
 """Seconds in a row for which each job runs where wall-clock time is taken."""
 SLOW = 120.0
@@ -116,20 +118,21 @@ Job = Callable[[], Any]
 def take_turns(jobs: dict[str, Job], clock: Callable[[], float] = time.process_time) -> dict[str, float]:
     """Median seconds of each job. They take turns, so that a change of the machine's mood meets all of them alike.
 
-    In its turn a job runs twice, and the second time counts: what the one before it left in caches and heap is not its
-    own doing.
+    In its turn a job runs some times in a row, the first of which does not count: what the one before it left in caches
+    and heap is not its own doing.
     """
 
-    def turn(job: Job) -> float:
+    def turn(job: Job) -> list[float]:
         job()
-        return timed(job, clock)
+        first = timed(job, clock)
+        return [first, *(timed(job, clock) for _ in range(int(TURN / max(first, TURN / 10))))]
 
     # The very first run compiles.
-    times = {name: [turn(job)] for name, job in jobs.items()}
-    turns = int(np.clip(BUDGET / max(2 * sum(t[0] for t in times.values()), 1e-9), 5, 60))
+    times = {name: turn(job) for name, job in jobs.items()}
+    turns = int(np.clip(BUDGET / max(sum(sum(t) + t[0] for t in times.values()), 1e-9), 5, 60))
     for _ in range(turns - 1):
         for name, job in jobs.items():
-            times[name].append(turn(job))
+            times[name] += turn(job)
     return {name: statistics.median(taken) for name, taken in times.items()}
 
 
@@ -1084,7 +1087,7 @@ def machine() -> str:
 
 
 ABOUT = """\
-Ratios are of medians of one run, in which the contestants take turns (each runs twice, the second time counts): \
+Ratios are of medians of one run, in which the contestants take turns (some runs in a row, the first does not count): \
 trust them, not the milliseconds. Forward: triangle ids, barycentrics and depth; backward: from those two to the \
 vertices; whole: both, with three interpolated attributes and their gradient. Times of one thread are CPU time. \
 PyTorch3D runs once for each case; its CPU path tries every triangle at every pixel. C++ is benchmarks/yardstick.cpp, \

@@ -1,9 +1,9 @@
 """Compiled loops of the CPU backend.
 
-All sums are float64 and none may be fused (no fastmath): triangle ids agree with the other backends bit for bit. The
-kernels that numba_backend.py calls work on some items of a batch, and some rows of their images, first and end given; the
-others on one item. Names in common: clip (B, V, 4), float32 or float64; faces (B or 1, F, 3) int64; ids (B, H, W)
-int32; and of one item points (V, 4) float64, see `project`, and corners (F, 3).
+All sums are float64 and none may be fused (no fastmath): triangle ids agree with the other backends bit for bit.
+Kernels with first and end items and rows work on these of a batch, the others on one item. Names in common: clip
+(B, V, 4), float32 or float64; faces (B or 1, F, 3) int64; ids (B, H, W) int32; and of one item points (V, 4) float64,
+see `project`, and corners (F, 3).
 """
 
 import math
