@@ -9,14 +9,8 @@ from aboutface.errors import UsageError
 from aboutface.render import Fragments, antialias, rasterize
 from aboutface.render.antialias import mesh_edges
 
+pytestmark = pytest.mark.usefixtures("every_backend")
 SIZE = 64
-
-
-@pytest.fixture(autouse=True, params=["torch", "numba"])
-def backend(request, monkeypatch):
-    """Every test of this file runs on both; test_warp.py has more."""
-    monkeypatch.setenv("ABOUTFACE_RENDERER", request.param)
-    return request.param
 
 
 def ellipse(rings: int, around: int = 48) -> tuple[torch.Tensor, torch.Tensor]:

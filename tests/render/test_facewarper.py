@@ -5,6 +5,8 @@ from PIL import Image
 from aboutface.errors import UsageError
 from aboutface.render import FACEWARPER_TRIANGLES, read_case, warp_face
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 IDENTITY = np.array([[1.0, 0, 0, 0], [0, 1, 0, 0]])
 
 

@@ -4,14 +4,8 @@ import torch
 from aboutface.errors import UsageError
 from aboutface.render import antialias, interpolate, rasterize
 
+pytestmark = pytest.mark.usefixtures("every_backend")
 FACES = torch.tensor([[0, 1, 2], [1, 3, 2]])
-
-
-@pytest.fixture(autouse=True, params=["torch", "numba"])
-def backend(request, monkeypatch):
-    """Every test of this file runs on both; test_warp.py has more."""
-    monkeypatch.setenv("ABOUTFACE_RENDERER", request.param)
-    return request.param
 
 
 def quad(batch: int = 1) -> torch.Tensor:

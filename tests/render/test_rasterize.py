@@ -298,6 +298,16 @@ def test_more_fragments_than_one_chunk(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(whole, in_parts, strict=True))
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_odd_pictures_are_alike_on_every_backend(kind):
+    clip, faces = soup(3, (517, 1023), kind, count=20)
+    found, truth = (rasterize(clip, faces, (517, 1023), backend=backend) for backend in ("numba", "torch"))
+    assert torch.equal(found.triangle_id, truth.triangle_id)
+    assert len(found.triangle_id.unique()) > 2
+    torch.testing.assert_close(found.barycentric, truth.barycentric)
+    torch.testing.assert_close(found.depth, truth.depth)
+
+
 def test_batch_items_do_not_mix():
     clip, faces = soup(8, (10, 10), "general")
     together = rasterize(clip, faces, (10, 10))

@@ -24,6 +24,8 @@ from aboutface.geometry import (
 from aboutface.render import Render, antialias, interpolate, rasterize, render, sh_basis, sides
 from aboutface.scene import Camera, DepthMap, Light, Mesh, Scene, SphericalHarmonics
 
+pytestmark = pytest.mark.usefixtures("every_backend")
+
 SIZE = (48, 40)
 
 
