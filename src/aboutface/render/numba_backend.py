@@ -196,8 +196,18 @@ def _run(work: Callable[..., None], parts: list[tuple]) -> None:
         for part in parts:
             work(*part)
         return
-    futures = [_pool(threads).submit(work, *part) for part in parts]
-    wait(futures)
+    waiting = iter(parts)  # of which each thread takes the next; Python lets only one at a time
+
+    def drain() -> None:
+        for part in waiting:
+            work(*part)
+
+    futures = [_pool(threads).submit(drain) for _ in range(min(threads, len(parts)) - 1)]
+    try:
+        # This thread works, too: to wake another takes as long as drawing a small mesh.
+        drain()
+    finally:
+        wait(futures)
     for future in futures:
         future.result()
 

@@ -22,12 +22,27 @@ kernel: Any = njit(nogil=True, cache=True, error_model="numpy")
 @kernel
 def rasterize(clip, faces, painter, first_item, end_item, first_row, end_row, nearest, ids, barycentric, depth):
     """Fill ids, barycentric (B, H, W, 3) and depth (B, H, W); nearest (B, H, W) float32 may be depth itself."""
+    height, width = ids.shape[1], ids.shape[2]
     points = np.empty((clip.shape[1], 4))
     for item in range(first_item, end_item):
         corners = faces[item if faces.shape[0] > 1 else 0]
-        all_plain = project(clip[item], ids.shape[1], ids.shape[2], points)
-        draw(clip[item], points, all_plain, corners, painter, first_row, end_row, nearest[item], ids[item])
-        resolve(clip[item], points, all_plain, corners, ids[item], first_row, end_row, barycentric[item], depth[item])
+        all_plain = project(clip[item], height, width, points)
+        nearest[item, first_row:end_row] = np.inf
+        ids[item, first_row:end_row] = -1
+        barycentric[item, first_row:end_row] = 0
+        draw(
+            clip[item],
+            points,
+            all_plain,
+            corners,
+            painter,
+            first_row,
+            end_row,
+            nearest[item],
+            ids[item],
+            barycentric[item],
+        )
+        finish(clip[item], points, all_plain, corners, ids[item], first_row, end_row, barycentric[item], depth[item])
 
 
 @kernel
@@ -48,12 +63,10 @@ def project(clip, height, width, points):
 
 
 @kernel
-def draw(clip, points, all_plain, corners, painter, first_row, end_row, nearest, ids):
-    """Ids of the triangles seen; `nearest` (H, W) float32 holds their depths."""
+def draw(clip, points, all_plain, corners, painter, first_row, end_row, nearest, ids, barycentric):
+    """Ids of the triangles seen, their depths, `nearest` (H, W) float32, and barycentrics of the plain ones."""
     height, width = ids.shape
     last_column, first_line, last_line = width - 1.0, np.float64(first_row), end_row - 1.0
-    nearest[first_row:end_row] = np.inf
-    ids[first_row:end_row] = -1
     for f in range(corners.shape[0]):
         # Unsigned: numba would otherwise test every index for being negative.
         a, b, c = np.uint64(corners[f, 0]), np.uint64(corners[f, 1]), np.uint64(corners[f, 2])
@@ -67,11 +80,15 @@ def draw(clip, points, all_plain, corners, painter, first_row, end_row, nearest,
         area = (bx - ax) * (cy - ay) - (by - ay) * (cx - ax)
         if (right < left) | (bottom < top) | (area == 0):
             continue
+        # Turned so that the edge functions are positive inside; barycentrics keep the order of the corners.
+        second, third = 1, 2
         if area < 0:
             b, c = c, b
             bx, cx = cx, bx
             by, cy = cy, by
+            second, third = 2, 1
         triangle = ax, ay, points[a, 2], bx, by, points[b, 2], cx, cy, points[c, 2]
+        nearness = points[a, 3], points[b, 3], points[c, 3]
         for row in range(top, bottom + 1, 2):
             rows = 15 if row < bottom else 3
             for column in range(left, right + 1, 2):
@@ -81,7 +98,13 @@ def draw(clip, points, all_plain, corners, painter, first_row, end_row, nearest,
                     bit = inside & -inside
                     inside -= bit
                     y, x = row + np.int64(bit >= 4), column + np.int64((bit & 10) != 0)
-                    offer(triangle, f, painter, y, x, nearest, ids)
+                    e0, e1, e2 = offer(triangle, f, painter, y, x, nearest, ids)
+                    if e0 >= 0:
+                        l0, l1, l2 = e0 * nearness[0], e1 * nearness[1], e2 * nearness[2]
+                        scale = 1 / (l0 + l1 + l2)
+                        barycentric[y, x, 0] = l0 * scale
+                        barycentric[y, x, second] = l1 * scale
+                        barycentric[y, x, third] = l2 * scale
 
 
 @intrinsic  # which hands it the context as a first argument
@@ -127,7 +150,10 @@ def centres_between(a, b, c, first, last):
 
 @kernel
 def offer(triangle, f, painter, row, column, nearest, ids):
-    """Take a pixel with no negative edge function if it is the triangle's, and the triangle the nearest so far."""
+    """Take a pixel with no negative edge function if it is the triangle's, and the triangle the nearest so far.
+
+    Returns the edge functions, or the first as -1 if it was not taken.
+    """
     ax, ay, az, bx, by, bz, cx, cy, cz = triangle
     x, y = column + 0.5, row + 0.5
     e0 = (bx - x) * (cy - y) - (by - y) * (cx - x)
@@ -138,11 +164,13 @@ def offer(triangle, f, painter, row, column, nearest, ids):
         or (e1 == 0 and not owns(ax - cx, ay - cy))
         or (e2 == 0 and not owns(bx - ax, by - ay))
     ):
-        return
+        return -1.0, e1, e2
     depth = np.float32((e0 * az + e1 * bz + e2 * cz) / (e0 + e1 + e2))
-    if (depth >= -1) & (painter | (depth < nearest[row, column])):
-        nearest[row, column] = depth
-        ids[row, column] = f
+    if not ((depth >= -1) & (painter | (depth < nearest[row, column]))):
+        return -1.0, e1, e2
+    nearest[row, column] = depth
+    ids[row, column] = f
+    return e0, e1, e2
 
 
 @kernel
@@ -234,34 +262,34 @@ def clipped_box(clip, a, b, c, height, width):
 
 
 @kernel
-def resolve(clip, points, all_plain, corners, ids, first_row, end_row, barycentric, depth):
-    """Fill in barycentrics (H, W, 3) of the triangles in `ids`, and depth (H, W): 1 where there are none.
-
-    float32 depths must be there already, from `draw`; float64 ones are made here.
+def finish(clip, points, all_plain, corners, ids, first_row, end_row, barycentric, depth):
+    """What `draw` leaves open: depth 1 where nothing is seen, barycentrics of triangles that are not plain, and depth
+    in float64, if that is what is wanted.
     """
     height, width = ids.shape
-    barycentric[first_row:end_row] = 0
     for row in range(first_row, end_row):
-        y = row + 0.5
+        for column in range(width):
+            if ids[row, column] < 0:
+                depth[row, column] = 1
+    if all_plain and depth.itemsize == 4:
+        return
+    for row in range(first_row, end_row):
         for column in range(width):
             f = ids[row, column]
             if f < 0:
-                depth[row, column] = 1
                 continue
-            x = column + 0.5
-            a, b, c = np.uint64(corners[f, 0]), np.uint64(corners[f, 1]), np.uint64(corners[f, 2])
-            ax, ay, ar = points[a, 0] - x, points[a, 1] - y, points[a, 3]
-            bx, by, br = points[b, 0] - x, points[b, 1] - y, points[b, 3]
-            cx, cy, cr = points[c, 0] - x, points[c, 1] - y, points[c, 3]
-            l0, l1, l2 = (bx * cy - by * cx) * ar, (cx * ay - cy * ax) * br, (ax * by - ay * bx) * cr
-            if not all_plain and math.isnan(ar + br + cr):
-                l0, _, _ = homogeneous_edge(clip, points, b, c, x, y, height, width)
-                l1, _, _ = homogeneous_edge(clip, points, c, a, x, y, height, width)
-                l2, _, _ = homogeneous_edge(clip, points, a, b, x, y, height, width)
-            scale = 1 / (l0 + l1 + l2)
-            barycentric[row, column, 0] = l0 * scale
-            barycentric[row, column, 1] = l1 * scale
-            barycentric[row, column, 2] = l2 * scale
+            x, y = column + 0.5, row + 0.5
+            a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
+            l0, l1, l2 = barycentric[row, column, 0], barycentric[row, column, 1], barycentric[row, column, 2]
+            if math.isnan(points[a, 0] + points[b, 0] + points[c, 0]):
+                e0, _, _ = homogeneous_edge(clip, points, b, c, x, y, height, width)
+                e1, _, _ = homogeneous_edge(clip, points, c, a, x, y, height, width)
+                e2, _, _ = homogeneous_edge(clip, points, a, b, x, y, height, width)
+                whole = e0 + e1 + e2
+                l0, l1, l2 = e0 / whole, e1 / whole, e2 / whole
+                barycentric[row, column, 0] = l0
+                barycentric[row, column, 1] = l1
+                barycentric[row, column, 2] = l2
             if depth.itemsize == 8:
                 z = l0 * clip[a, 2] + l1 * clip[b, 2] + l2 * clip[c, 2]
                 depth[row, column] = z / (l0 * clip[a, 3] + l1 * clip[b, 3] + l2 * clip[c, 3])
@@ -279,11 +307,17 @@ def rasterize_backward(
     height, width = ids.shape[1], ids.shape[2]
     half_width, half_height = width / 2, height / 2
     has_barycentric, has_depth = has
-    out = np.empty((clip.shape[1], 4))
+    # In pixels, z and w; and the gradient with respect to that. Read in order once, an item then lies in the cache.
+    pixels, out = np.empty((clip.shape[1], 4)), np.empty((clip.shape[1], 4))
     for item in range(first_item, end_item):
         v = clip[item]
         corners = faces[item if faces.shape[0] > 1 else 0]
         out[:] = 0
+        for i in range(v.shape[0]):
+            pixels[i, 0] = v[i, 0] * half_width
+            pixels[i, 1] = v[i, 1] * half_height
+            pixels[i, 2] = v[i, 2]
+            pixels[i, 3] = v[i, 3]
         for row in range(first_row, end_row):
             y = half_height - (row + 0.5)
             for column in range(width):
@@ -292,11 +326,10 @@ def rasterize_backward(
                     continue
                 x = half_width - (column + 0.5)
                 a, b, c = np.uint64(corners[f, 0]), np.uint64(corners[f, 1]), np.uint64(corners[f, 2])
-                aw, bw, cw = np.float64(v[a, 3]), np.float64(v[b, 3]), np.float64(v[c, 3])
-                ax, ay = v[a, 0] * half_width + aw * x, v[a, 1] * half_height + aw * y
-                bx, by = v[b, 0] * half_width + bw * x, v[b, 1] * half_height + bw * y
-                cx, cy = v[c, 0] * half_width + cw * x, v[c, 1] * half_height + cw * y
-                to_x, to_y = x / half_width, y / half_height
+                aw, bw, cw = pixels[a, 3], pixels[b, 3], pixels[c, 3]
+                ax, ay = pixels[a, 0] + aw * x, pixels[a, 1] + aw * y
+                bx, by = pixels[b, 0] + bw * x, pixels[b, 1] + bw * y
+                cx, cy = pixels[c, 0] + cw * x, pixels[c, 1] + cw * y
                 l0, l1, l2 = bx * cy - by * cx, cx * ay - cy * ax, ax * by - ay * bx
                 whole = l0 + l1 + l2
                 if whole == 0:
@@ -311,7 +344,7 @@ def rasterize_backward(
                     mean = (g0 * l0 + g1 * l1 + g2 * l2) * scale
                     g0, g1, g2 = g0 - mean, g1 - mean, g2 - mean
                 if has_depth:
-                    az, bz, cz = np.float64(v[a, 2]), np.float64(v[b, 2]), np.float64(v[c, 2])
+                    az, bz, cz = pixels[a, 2], pixels[b, 2], pixels[c, 2]
                     nearness = 1 / (l0 * aw + l1 * bw + l2 * cw)
                     by_z = by_depth[item, row, column] * nearness
                     depth = (l0 * az + l1 * bz + l2 * cz) * nearness
@@ -322,19 +355,23 @@ def rasterize_backward(
                     out[a, 2] += by_z * l0
                     out[b, 2] += by_z * l1
                     out[c, 2] += by_z * l2
-                dx, dy = (g2 * by - g1 * cy) * half_width, (g1 * cx - g2 * bx) * half_height
+                dx, dy = g2 * by - g1 * cy, g1 * cx - g2 * bx
                 out[a, 0] += dx
                 out[a, 1] += dy
-                out[a, 3] += by_w * l0 + dx * to_x + dy * to_y
-                dx, dy = (g0 * cy - g2 * ay) * half_width, (g2 * ax - g0 * cx) * half_height
+                out[a, 3] += by_w * l0 + dx * x + dy * y
+                dx, dy = g0 * cy - g2 * ay, g2 * ax - g0 * cx
                 out[b, 0] += dx
                 out[b, 1] += dy
-                out[b, 3] += by_w * l1 + dx * to_x + dy * to_y
-                dx, dy = (g1 * ay - g0 * by) * half_width, (g0 * bx - g1 * ax) * half_height
+                out[b, 3] += by_w * l1 + dx * x + dy * y
+                dx, dy = g1 * ay - g0 * by, g0 * bx - g1 * ax
                 out[c, 0] += dx
                 out[c, 1] += dy
-                out[c, 3] += by_w * l2 + dx * to_x + dy * to_y
-        result[item] = out
+                out[c, 3] += by_w * l2 + dx * x + dy * y
+        for i in range(out.shape[0]):
+            result[item, i, 0] = out[i, 0] * half_width
+            result[item, i, 1] = out[i, 1] * half_height
+            result[item, i, 2] = out[i, 2]
+            result[item, i, 3] = out[i, 3]
 
 
 @kernel
