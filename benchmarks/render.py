@@ -38,12 +38,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 import aboutface
 from aboutface import render
 from aboutface.errors import AboutfaceError
-from aboutface.geometry import clip_from_camera, grid_faces, intrinsics
+from aboutface.geometry import clip_from_camera, depth_normals, grid_faces, intrinsics
 
 PARTS = ("speed", "threads", "step", "growth")
 
@@ -692,9 +691,10 @@ def our_step(step: Step, draw: DrawDepth) -> Pictures:
     batch, side, _ = step.depth.shape
     K = camera_matrix(side, side / 2)
     inverse = torch.linalg.inv(K)
-    normal = depth_normals(step.depth, float(inverse[0, 0]))
+    normal = depth_normals(step.depth, K)
     direction = F.normalize(F.pad(step.light[:, 2:], (0, 1), value=1.0), dim=1)
-    lambert = (direction[:, None] @ normal.flatten(2)).view(batch, 1, side, side).clamp_min(0)
+    # Ours point towards the camera, the original's away from it.
+    lambert = (-direction[:, None] @ normal.flatten(2)).view(batch, 1, side, side).clamp_min(0)
     ambient, diffuse = step.light[:, :2, None, None, None].unbind(1)
     texture = (step.albedo + 1) * torch.addcmul(ambient, lambert, diffuse) - 1
 
@@ -708,7 +708,7 @@ def our_step(step: Step, draw: DrawDepth) -> Pictures:
     if step.finer > 1:
         depth = F.avg_pool2d(depth[:, None], step.finer)[:, 0]
     depth = depth.clamp(*DEPTHS)
-    seen_normal = depth_normals(depth, float(inverse[0, 0]))
+    seen_normal = depth_normals(depth, K)
 
     # Positions from -1 to 1 as grid_sample takes them.
     unit = scaled(K, 2 / side) - torch.tensor([[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
@@ -716,7 +716,7 @@ def our_step(step: Step, draw: DrawDepth) -> Pictures:
     places, away = mapped(depth, unit @ step.rotation.mT @ inverse, offset).split([2, 1], 1)
     grid = (places / away).view(batch, 2, side, side).permute(0, 2, 3, 1)
     image = F.grid_sample(texture, grid, mode="bilinear", align_corners=False)
-    return Pictures(image, depth, normal, seen_normal)
+    return Pictures(image, depth, -normal, -seen_normal)
 
 
 def scaled(K: Tensor, factor: float) -> Tensor:
@@ -729,63 +729,6 @@ def mapped(depth: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
     centres = torch.arange(side) + 0.5
     pixels = torch.stack([centres.repeat(side), centres.repeat_interleave(side), torch.ones(side * side)])
     return torch.baddbmm(offset[..., None], matrix, depth.flatten(1)[:, None] * pixels)
-
-
-class DepthNormals(torch.autograd.Function):
-    """Unit normals (B, 3, N, N), away from the camera, of depth maps (B, N, N); (0, 0, 1) at the border.
-
-    The cross product of the central differences of depth * (x, y, 1), worked out: neither points nor differences of
-    points are made. With a and d the sums of the neighbours across and down, u and v their differences, and `slope`
-    1 / focal length, it is p = u d, q = v a, r = slope a d - x p - y q, times a constant.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, depth: Tensor, slope: float) -> Tensor:
-        left, right = depth[:, 1:-1, :-2], depth[:, 1:-1, 2:]
-        above, below = depth[:, :-2, 1:-1], depth[:, 2:, 1:-1]
-        a, d, u, v = left + right, above + below, left - right, above - below
-        x, y = slopes(depth, slope)
-        p, q = u * d, v * a
-        r = (a * d).mul_(slope).addcmul_(p, x, value=-1).addcmul_(q, y, value=-1)
-        inverse = (p * p).addcmul_(q, q).addcmul_(r, r).rsqrt_()
-        normal = depth.new_zeros(len(depth), 3, *depth.shape[1:])
-        normal[:, 2] = 1
-        for channel, part in enumerate((p, q, r)):
-            torch.mul(part, inverse, out=normal[:, channel, 1:-1, 1:-1])
-        ctx.save_for_backward(a, d, u, v, normal, inverse)
-        ctx.slope = slope
-        return normal
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        a, d, u, v, normal, inverse = ctx.saved_tensors
-        x, y = slopes(normal[:, 0], ctx.slope)
-        along, grad = normal[:, :, 1:-1, 1:-1].unbind(1), grads[0][:, :, 1:-1, 1:-1].unbind(1)
-        # A change along the normal does nothing.
-        dot = (grad[0] * along[0]).addcmul_(grad[1], along[1]).addcmul_(grad[2], along[2])
-        p, q, r = (torch.addcmul(g, n, dot, value=-1).mul_(inverse) for g, n in zip(grad, along, strict=True))
-        p.addcmul_(r, x, value=-1)
-        q.addcmul_(r, y, value=-1)
-        r *= ctx.slope
-        by_a, by_d, by_u, by_v = (d * r).addcmul_(v, q), (a * r).addcmul_(u, p), d * p, a * q
-        out = torch.zeros_like(normal[:, 0])
-        out[:, 1:-1, :-2] += by_a.add(by_u)
-        out[:, 1:-1, 2:] += by_a.sub_(by_u)
-        out[:, :-2, 1:-1] += by_d.add(by_v)
-        out[:, 2:, 1:-1] += by_d.sub_(by_v)
-        return out, None
-
-
-def slopes(depth: Tensor, slope: float) -> tuple[Tensor, Tensor]:
-    """x / z of the columns (N - 2,) and y / z of the rows (N - 2, 1) inside depth maps (B, N, N)."""
-    side = depth.shape[-1]
-    x = (torch.arange(1, side - 1, dtype=depth.dtype) + (0.5 - side / 2)) * slope
-    return x, x[:, None]
-
-
-def depth_normals(depth: Tensor, slope: float) -> Tensor:
-    return DepthNormals.apply(depth, slope)  # pyright: ignore[reportReturnType]
 
 
 def drawing_depth(backend: str) -> DrawDepth:

@@ -274,23 +274,6 @@ def test_both_steps_give_the_same_pictures_and_gradients(finer):
         assert float(one.norm() / other.norm()) == pytest.approx(1, abs=1e-3)
 
 
-def test_depth_normals_of_a_tilted_plane():
-    wanted = torch.tensor([0.3, -0.5, 0.8])
-    wanted = wanted / wanted.norm()
-    centres = (torch.arange(11) + 0.5 - 5.5) * 0.02
-    y, x = torch.meshgrid(centres, centres, indexing="ij")
-    depth = 1 / (wanted[0] * x + wanted[1] * y + wanted[2])
-    found = script.depth_normals(depth[None], 0.02)
-    inside = found[:, :, 1:-1, 1:-1]
-    torch.testing.assert_close(inside, wanted.view(1, 3, 1, 1).expand_as(inside), atol=1e-4, rtol=0)
-    assert torch.equal(found[0, :, 0], torch.tensor([0.0, 0.0, 1.0])[:, None].expand(3, 11))
-
-
-def test_depth_normals_have_the_exact_gradient():
-    depth = script.relief(7, 2).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda d: script.depth_normals(d, 0.05), depth)
-
-
 def test_watching_the_rasteriser_tells_both_passes():
     spent: list[float] = []
     step = script.make_step(1, 12, 1)

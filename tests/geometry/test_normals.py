@@ -10,6 +10,7 @@ from torch.testing import assert_close
 
 from aboutface.errors import UsageError
 from aboutface.geometry import (
+    depth_normals,
     depth_to_mesh,
     depth_to_points,
     face_normals,
@@ -230,3 +231,26 @@ def test_gradients():
     K = intrinsics(30, (3, 4)).double().requires_grad_()
     assert gradcheck(lambda d, k: depth_to_mesh(d, k)[0], (depth, K))
     assert gradcheck(lambda d: grid_normals(depth_to_points(d, K.detach())), depth)
+
+
+@pytest.mark.parametrize("size", [(9, 12), (3, 3), (2, 5), (1, 1)])
+def test_normals_of_a_depth_map_are_those_of_its_points(size):
+    g = torch.Generator().manual_seed(0)
+    depth = 1 + 0.1 * torch.rand(2, 3, *size, generator=g, dtype=torch.float64)
+    K = torch.tensor([[40.0, 0, 5.2], [0, 55.0, 3.9], [0, 0, 1]], dtype=torch.float64)
+    found = depth_normals(depth, K)
+    border = torch.ones(size, dtype=torch.bool)
+    border[1:-1, 1:-1] = False
+    assert found.shape == (2, 3, 3, *size)
+    assert (found.movedim(-3, -1)[..., border, :] == torch.tensor([0.0, 0.0, -1.0])).all()
+    if min(size) > 2:
+        expected = grid_normals(depth_to_points(depth, K))
+        torch.testing.assert_close(found[..., 1:-1, 1:-1], expected[..., 1:-1, 1:-1])
+        depth = depth[0].requires_grad_()
+        assert torch.autograd.gradcheck(lambda d: depth_normals(d, K), depth)
+
+
+def test_depth_normals_want_a_plain_camera():
+    for K in (torch.tensor([[40.0, 1, 5], [0, 40, 5], [0, 0, 1]]), torch.eye(4)):
+        with pytest.raises(UsageError, match="without skew"):
+            depth_normals(torch.ones(4, 4), K)

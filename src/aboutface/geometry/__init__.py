@@ -11,7 +11,7 @@ from .camera import (
     project,
     unproject,
 )
-from .depth import depth_to_mesh, depth_to_points, grid_faces, grid_normals
+from .depth import depth_normals, depth_to_mesh, depth_to_points, grid_faces, grid_normals
 from .landmarks import MIRROR_68
 from .mesh import face_normals, stack_meshes, vertex_normals
 from .rotation import angles_from_rotation, nearest_rotation, rotation_from_angles
@@ -28,6 +28,7 @@ __all__ = [
     "clip_from_camera",
     "clip_from_orthographic",
     "compose",
+    "depth_normals",
     "depth_to_mesh",
     "depth_to_points",
     "face_normals",
