@@ -166,7 +166,7 @@ def test_weights_never_exceed_the_pixel():
     assert torch.isfinite(clip.grad).all()
 
 
-def test_empty_meshes_and_batches():
+def test_empty_meshes():
     faces = torch.tensor([[0, 1, 2]])
     image = torch.rand(2, 3, 4, 4)
     for clip, triangles in ((torch.zeros(2, 3, 4), faces), (torch.zeros(2, 3, 4), faces[:0])):
@@ -241,5 +241,45 @@ def test_sizes_that_do_not_fit_are_named():
     fragments = rasterize(clip, faces, (8, 9))
     with pytest.raises(UsageError, match="antialias: expected an image"):
         antialias(torch.rand(2, 3, 9, 8), fragments, clip, faces)
-    with pytest.raises(UsageError, match="as many meshes"):
-        antialias(torch.rand(2, 3, 8, 9), fragments, clip[:1], faces)
+    for image, vertices in [
+        (torch.rand(2, 3, 8, 9), clip[:1]),
+        (torch.rand(2, 3, 8, 9), clip[..., :3]),
+        (torch.rand(3, 8, 9), clip),
+    ]:
+        with pytest.raises(UsageError, match="antialias: expected an image"):
+            antialias(image, fragments, vertices, faces)
+    with pytest.raises(UsageError, match="expected fragments"):
+        antialias(torch.rand(2, 3, 8, 9), fragments._replace(depth=fragments.depth[:, :2]), clip, faces)
+
+
+@pytest.mark.parametrize("half", [16.0, 16.5, 16.25])
+def test_outlines_right_on_pixel_borders_and_centres_have_their_gradient(half):
+    # A square of side 2 * half pixels around the middle: its area changes by 8 * half per pixel of each side.
+    square = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+    scale = torch.tensor(half * 2 / SIZE, dtype=torch.float64, requires_grad=True)
+    zero = torch.zeros_like(scale)
+    clip = clip_of(square, torch.stack([zero, zero, scale]))
+    soft = soft_coverage(clip, torch.tensor([[0, 1, 2], [0, 2, 3]]))
+    soft.sum().backward()
+    assert scale.grad is not None
+    # The corners' four pixels are shared by two outlines.
+    assert float(scale.grad) == pytest.approx(8 * half * SIZE / 2, rel=0.02)
+    assert float(soft.detach().sum()) == pytest.approx((2 * half) ** 2, abs=2)
+
+
+@pytest.mark.parametrize("turn", [0.0, 1e-9, 0.1])
+def test_a_box_seen_from_its_front_has_an_outline(turn):
+    # Its sides are seen edge-on, or nearly so.
+    corners = torch.tensor([[x, y, z] for z in (-1.0, 1) for y in (-1.0, 1) for x in (-1.0, 1)], dtype=torch.float64)
+    faces = [[0, 1, 3], [0, 3, 2], [4, 6, 7], [4, 7, 5], [0, 4, 5], [0, 5, 1], [2, 3, 7], [2, 7, 6]]
+    faces = torch.tensor([*faces, [0, 2, 6], [0, 6, 4], [1, 5, 7], [1, 7, 3]])
+    turned = corners @ torch.tensor(
+        [[math.cos(turn), 0, -math.sin(turn)], [0, 1, 0], [math.sin(turn), 0, math.cos(turn)]], dtype=torch.float64
+    )
+    scale = torch.tensor(0.502, dtype=torch.float64, requires_grad=True)
+    zero = torch.zeros_like(scale)
+    soft = soft_coverage(clip_of(turned[:, :2], torch.stack([zero, zero, scale]), 0.5 * turned[:, 2:]), faces)
+    soft.sum().backward()
+    width = 2 * (math.cos(turn) + math.sin(turn))
+    assert scale.grad is not None
+    assert float(scale.grad) == pytest.approx(2 * 2 * width * 0.502 * (SIZE / 2) ** 2, rel=0.03)

@@ -12,7 +12,7 @@ from aboutface.render import backends, rasterize
 from aboutface.render.backends import BACKENDS, DEVICES, VARIABLE, choose, function, load
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
-CPU, CUDA, MPS = (torch.device(kind) for kind in ("cpu", "cuda", "mps"))
+CPU, CUDA, XPU = (torch.device(kind) for kind in ("cpu", "cuda", "xpu"))
 HEAVY = ["numba", "warp", "nvdiffrast"]
 
 
@@ -34,7 +34,7 @@ def without(monkeypatch, package: str, *modules: str) -> None:
 
 def test_the_best_backend_of_each_device(monkeypatch):
     monkeypatch.setattr(backends, "load", lambda name: None)
-    assert [choose("auto", device) for device in (CPU, CUDA, MPS)] == ["numba", "warp", "torch"]
+    assert [choose("auto", device) for device in (CPU, CUDA, XPU)] == ["numba", "warp", "torch"]
 
 
 def test_a_name_is_taken_as_it_is():
@@ -48,9 +48,9 @@ def test_the_variable_stands_for_auto_only(monkeypatch):
     assert choose("auto", CPU) == "reference"
     assert choose("torch", CPU) == "torch"
     monkeypatch.setenv(VARIABLE, "auto")
-    assert choose("auto", MPS) == "torch"
+    assert choose("auto", XPU) == "torch"
     monkeypatch.setenv(VARIABLE, "")
-    assert choose("auto", MPS) == "torch"
+    assert choose("auto", XPU) == "torch"
     monkeypatch.setenv(VARIABLE, "gl")
     with pytest.raises(UsageError, match="'gl', choose from auto, reference"):
         choose("auto", CPU)
@@ -71,7 +71,8 @@ def test_the_variable_reaches_the_verbs(monkeypatch):
     [
         ("numba", CUDA, "draws on cpu, got tensors on cuda"),
         ("reference", CUDA, "draws on cpu"),
-        ("warp", MPS, "draws on cpu or cuda, got tensors on mps"),
+        ("warp", XPU, "draws on cpu or cuda, got tensors on xpu"),
+        ("auto", torch.device("mps"), "move vertices to the CPU"),
         ("nvdiffrast", CPU, "draws on cuda, got tensors on cpu"),
         ("opengl", CPU, "'opengl', choose from auto, reference, torch, numba, warp, nvdiffrast"),
     ],

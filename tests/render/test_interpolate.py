@@ -62,9 +62,14 @@ def test_what_does_not_belong_together_is_named():
         (torch.rand(3, 2), FACES, "faces name vertices 0 to 3, but they go from 0 to 2"),
         (torch.rand(4, 2), FACES[:1], "fragments show triangle 1, but there are 1 faces"),
         (torch.ones(4, 2, dtype=torch.int64), FACES, "floating point"),
+        (torch.rand(4, 2), FACES[:, :2], r"faces \(F, 3\)"),
+        (torch.rand(4, 2), FACES.int(), "int64"),
     ]:
         with pytest.raises(UsageError, match=message):
             interpolate(attributes, fragments, faces)
+    mixed = fragments._replace(barycentric=fragments.barycentric[:, :1, :1])
+    with pytest.raises(UsageError, match="expected fragments"):
+        interpolate(torch.rand(4, 2), mixed, FACES)
     image = torch.rand(1, 3, 6, 8)
     with pytest.raises(UsageError, match="antialias: fragments show triangle 1"):
         antialias(image, fragments, quad(), FACES[:1])
@@ -83,3 +88,13 @@ def test_half_precision_comes_back_as_it_was(dtype):
     picture.float().sum().backward()
     assert values.grad is not None
     assert values.grad.dtype == dtype
+
+
+def test_an_empty_batch_gives_an_empty_picture():
+    clip = quad()[:0].requires_grad_()
+    fragments = rasterize(clip, FACES, (6, 8))
+    picture = interpolate(torch.rand(4, 5, dtype=torch.float64), fragments, FACES)
+    assert picture.shape == (0, 6, 8, 5)
+    smooth = antialias(picture.movedim(-1, 1), fragments, clip, FACES)
+    assert smooth.shape == (0, 5, 6, 8)
+    smooth.sum().backward()

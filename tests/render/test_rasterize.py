@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -292,9 +293,9 @@ def test_more_fragments_than_one_chunk(monkeypatch):
     from aboutface.render.torch_backend import CHUNK
 
     clip, faces = soup(5, (13, 11), "general")
-    whole = rasterize(clip, faces, (13, 11))
+    whole = rasterize(clip, faces, (13, 11), backend="torch")
     monkeypatch.setitem(CHUNK, "cpu", 7)
-    in_parts = rasterize(clip, faces, (13, 11))
+    in_parts = rasterize(clip, faces, (13, 11), backend="torch")
     assert all(torch.equal(a, b) for a, b in zip(whole, in_parts, strict=True))
 
 
@@ -308,11 +309,12 @@ def test_large_odd_pictures_are_alike_on_every_backend(kind):
     torch.testing.assert_close(found.depth, truth.depth)
 
 
-def test_batch_items_do_not_mix():
+@pytest.mark.parametrize("backend", FAST)
+def test_batch_items_do_not_mix(backend):
     clip, faces = soup(8, (10, 10), "general")
-    together = rasterize(clip, faces, (10, 10))
+    together = rasterize(clip, faces, (10, 10), backend=backend)
     for item in range(2):
-        alone = rasterize(clip[item : item + 1], faces, (10, 10))
+        alone = rasterize(clip[item : item + 1], faces, (10, 10), backend=backend)
         assert all(torch.equal(a[item], b[0]) for a, b in zip(together, alone, strict=True))
 
 
@@ -326,7 +328,9 @@ def test_wrong_arguments_are_named():
         ((good, ONE + 1, (2, 2)), {}, "vertices 1 to 3, but they go from 0 to 2"),
         ((good, ONE - 1, (2, 2)), {}, "vertices -1 to 1"),
         ((good, ONE.to("meta"), (2, 2)), {}, "faces on meta"),
-        ((good, ONE, (0, 2)), {}, "at least 1"),
+        ((good, ONE, (0, 2)), {}, "whole numbers from 1 on"),
+        ((good, ONE, (4.9, 4.9)), {}, "whole numbers"),
+        ((good, ONE, 4), {}, "whole numbers"),
         ((good, ONE, (2, 2)), {"backend": "gl"}, "auto, reference, torch"),
         ((good, ONE, (2, 2)), {"order": "random"}, "painter"),
     ]:
@@ -338,3 +342,13 @@ def test_fragments_are_plain_tensors():
     found = rasterize(FULL_SCREEN[None], ONE, (2, 3))
     assert isinstance(found, Fragments)
     assert found.triangle_id.dtype == torch.int32
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_what_numpy_writes_to_faces_is_checked_again(backend):
+    faces = np.array([[0, 1, 2]])
+    triangles = torch.from_numpy(faces)
+    assert (rasterize(FULL_SCREEN[None], triangles, (2, 2), backend=backend).triangle_id == 0).all()
+    faces[0, 2] = 10**9  # PyTorch's count of writes does not see this
+    with pytest.raises(UsageError, match="1000000000"):
+        rasterize(FULL_SCREEN[None], triangles, (2, 2), backend=backend)

@@ -54,6 +54,7 @@ def clip_from_camera(K: Tensor, size: tuple[int, int], near: float = 0.05, far: 
     """
     if not 0 < near < far:
         raise UsageError(f"clip_from_camera: expected 0 < near < far, got {near} and {far}")
+    K = K if K.is_floating_point() else K.to(torch.get_default_dtype())
     height, width = size
     x_scale, y_scale = 2.0 / width, 2.0 / height
     rows = torch.zeros(*K.shape[:-2], 4, 4, dtype=K.dtype, device=K.device)
@@ -83,6 +84,7 @@ def clip_from_affine(affine: Tensor, size: tuple[int, int], near: float, far: fl
         raise UsageError(f"clip_from_affine: expected near < far, got {near} and {far}")
     if affine.shape[-2:] != (2, 4):
         raise UsageError(f"clip_from_affine: expected an affine (..., 2, 4), got {tuple(affine.shape)}")
+    affine = affine if affine.is_floating_point() else affine.to(torch.get_default_dtype())
     height, width = size
     rows = torch.zeros(*affine.shape[:-2], 4, 4, dtype=affine.dtype, device=affine.device)
     rows[..., 0, :] = affine[..., 0, :] * (2.0 / width)
@@ -110,7 +112,8 @@ def clip_from_orthographic(
         near, far: as for `clip_from_affine`.
     """
     height, width = size
-    scale = torch.as_tensor(scale, dtype=None if isinstance(scale, Tensor) else torch.float32)
+    scale = torch.as_tensor(scale)
+    scale = scale if scale.is_floating_point() else scale.to(torch.get_default_dtype())
     if not isinstance(centre, Tensor):
         centre = torch.tensor(centre or (width / 2, height / 2), dtype=scale.dtype, device=scale.device)
     linear = scale[..., None, None] * torch.eye(2, 3, dtype=scale.dtype, device=scale.device)

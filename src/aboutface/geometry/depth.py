@@ -11,15 +11,15 @@ from ..errors import UsageError
 from .mesh import cross
 
 
-@lru_cache(maxsize=4)
-def grid_faces(height: int, width: int) -> Tensor:
+@lru_cache(maxsize=8)
+def grid_faces(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """Triangles (2(H-1)(W-1), 3), int64, of a row-major H x W grid of vertices; wound clockwise as seen.
 
     The result is kept and shared between calls: do not modify it.
     """
     # What is kept must also serve autograd later, which refuses tensors made in inference mode.
     with torch.inference_mode(False):
-        index = torch.arange(height * width).view(height, width)
+        index = torch.arange(height * width, device=device).view(height, width)
         a, b = index[:-1, :-1].flatten(), index[:-1, 1:].flatten()
         c, d = index[1:, :-1].flatten(), index[1:, 1:].flatten()
         return torch.cat([torch.stack([a, b, c], -1), torch.stack([b, d, c], -1)])
@@ -32,7 +32,7 @@ def depth_to_mesh(depth: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
     """
     height, width = depth.shape[-2:]
     vertices = depth_to_points(depth, K).flatten(-2).mT.contiguous()
-    return vertices, grid_faces(height, width).to(depth.device)
+    return vertices, grid_faces(height, width, depth.device)
 
 
 def depth_to_points(depth: Tensor, K: Tensor) -> Tensor:

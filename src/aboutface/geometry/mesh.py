@@ -15,6 +15,7 @@ def face_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     Vertices (B, V, 3) may have faces of their own each, (B, F, 3).
     """
     if faces.ndim == 3:
+        faces = faces.expand(len(vertices), -1, -1)
         return face_normals(vertices.flatten(0, 1), _joined(faces, vertices.shape[1])).unflatten(0, faces.shape[:2])
     table = _rows(vertices)
     normals = _face_normals(table, faces)
@@ -27,6 +28,7 @@ def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     Faces are (F, 3), or (B, F, 3) for vertices (B, V, 3).
     """
     if faces.ndim == 3:
+        faces = faces.expand(len(vertices), -1, -1)
         joined = vertex_normals(vertices.flatten(0, 1), _joined(faces, vertices.shape[1]))
         return joined.unflatten(0, vertices.shape[:2])
     table = _rows(vertices)

@@ -9,7 +9,7 @@ from ..errors import UsageError
 from .backends import choose, function
 from .crossings import cut_at_near_plane
 from .memo import per_tensor
-from .rasterize import Fragments, check_range
+from .rasterize import Fragments, check_mesh
 
 
 class Crossings(NamedTuple):
@@ -37,7 +37,8 @@ def antialias(
     depth of the two pixels at each crossing, and blends them. So edges of triangles too small to be seen count too.
 
     Args:
-        image: (B, C, H, W), drawn from `fragments`.
+        image: (B, C, H, W), drawn from `fragments`, in depth order: what was painted over something nearer has no
+            outline here.
         vertices_clip, faces: those given to `rasterize`. What is found out about a `faces` tensor is kept as long as
             the tensor lives, so give the same one each time.
         backend: as for `rasterize`.
@@ -45,17 +46,20 @@ def antialias(
     Returns an image of the same shape, whose gradient reaches `vertices_clip` through the outline's position.
     Raises UsageError if the sizes do not fit.
     """
-    batch, _, height, width = image.shape
-    if fragments.triangle_id.shape != (batch, height, width) or len(vertices_clip) != batch:
+    shape = fragments.triangle_id.shape
+    if image.ndim != 4 or (len(image), *image.shape[2:]) != shape or vertices_clip.shape[::2] != (len(image), 4):
         raise UsageError(
-            f"antialias: expected an image (B, C, H, W) of the fragments' size {tuple(fragments.triangle_id.shape)} "
-            f"and as many meshes, got {tuple(image.shape)} and {len(vertices_clip)}"
+            f"antialias: expected an image (B, C, H, W) and vertices (B, V, 4) for fragments of size {tuple(shape)}, "
+            f"got {tuple(image.shape)} and {tuple(vertices_clip.shape)}"
         )
-    check_range("antialias", faces, vertices_clip.shape[1], fragments.triangle_id)
+    check_mesh("antialias", faces, vertices_clip, fragments)
+    batch, _, height, width = image.shape
     name = choose(backend, image.device)
     with torch.no_grad():
         edges = mesh_edges(faces)
-        if len(edges.vertices) == 0:
+        if edges.count > vertices_clip.shape[1]:  # numpy wrote to the faces unnoticed
+            edges = _edges(faces)
+        if len(edges.vertices) == 0 or batch == 0:
             return image
         found = function(name, "find_crossings")(
             vertices_clip, faces.expand(batch, -1, -1), edges, fragments.triangle_id, fragments.depth
@@ -67,7 +71,7 @@ def antialias(
     cover = (_distance(vertices_clip, found, (height, width)) - 0.5).to(image.dtype)
     target = torch.where(cover > 0, found.outer, found.inner)
     other = torch.where(cover > 0, found.inner, found.outer)
-    weight = cover.abs()
+    weight = torch.where(cover > 0, cover, -cover)
     # Two outlines in one pixel must not take more than all of it.
     total = weight.new_zeros(batch * height * width).index_add(0, target, weight)
     weight = weight / total.index_select(0, target).clamp_min(1)
@@ -102,7 +106,8 @@ def _distance(vertices_clip: Tensor, found: Crossings, size: tuple[int, int]) ->
     crossing = au + (bu - au) * ((found.line + 0.5 - av) / (bv - av))
     row = found.inner.div(width, rounding_mode="floor")
     row, column = row % height, found.inner - row * width
-    return (crossing - (torch.where(steep, column, row) + 0.5)).abs()
+    ahead = torch.where(found.outer > found.inner, 1.0, -1.0)
+    return (crossing - (torch.where(steep, column, row) + 0.5)) * ahead
 
 
 class Edges(NamedTuple):
@@ -115,15 +120,16 @@ class Edges(NamedTuple):
     """
     first: list[int]
     """For meshes that share their triangles, [0, E]; else the first edge of each item, and E."""
+    count: int
+    """Vertices that the faces name, at least."""
 
 
-@per_tensor
-def mesh_edges(faces: Tensor) -> Edges:
+def _edges(faces: Tensor) -> Edges:
     """Edges of triangles (F, 3) or (B, F, 3)."""
     faces = faces if faces.ndim == 3 else faces[None]
     batch, count = faces.shape[:2]
     if faces.numel() == 0:
-        return Edges(faces.new_zeros(0, 4, dtype=torch.int32), [0] * (batch + 1))
+        return Edges(faces.new_zeros(0, 4, dtype=torch.int32), [0] * (batch + 1), 0)
     vertices = int(faces.max()) + 1
     # A triangle that repeats a vertex has no area, so its edges bound nothing.
     whole = ((faces != faces.roll(1, -1)).all(-1)).flatten().repeat_interleave(3)
@@ -139,5 +145,8 @@ def mesh_edges(faces: Tensor) -> Edges:
     second = torch.where(uses == 2, first + 1, first)
     start, end, opposite = low[order], high[order], opposite[order]
     bounds = torch.searchsorted(item[order][first], torch.arange(batch + 1, device=faces.device)).tolist()
-    vertices = torch.stack([start[first], end[first], opposite[first], opposite[second]], -1)
-    return Edges(vertices.int(), bounds)
+    table = torch.stack([start[first], end[first], opposite[first], opposite[second]], -1)
+    return Edges(table.int(), bounds, vertices)
+
+
+mesh_edges = per_tensor(_edges)

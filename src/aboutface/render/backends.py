@@ -38,10 +38,11 @@ DEVICES = {"reference": ["cpu"], "numba": ["cpu"], "warp": ["cpu", "cuda"], "nvd
 """Kinds of device that a backend draws on, if not on all."""
 
 SOURCES = {
+    "numba": "if it finds no place to keep what it compiles, let NUMBA_CACHE_DIR name a folder that can be written to",
     "warp": "pip install 'aboutface[cuda]'",
     "nvdiffrast": "see https://github.com/NVlabs/nvdiffrast, and mind that its licence is for non-commercial use",
 }
-"""Where to get what a backend needs, if it does not come with the package."""
+"""What to do if a backend cannot be loaded."""
 
 VARIABLE = "ABOUTFACE_RENDERER"
 """Environment variable that names the backend for every call that does not."""
@@ -63,12 +64,17 @@ def choose(name: str, device: torch.device) -> str:
         raise UsageError(f"unknown rendering backend {name!r}, choose from auto, {', '.join(BACKENDS)}")
     if device.type not in DEVICES.get(name, [device.type]):
         kinds = " or ".join(DEVICES[name])
-        raise UsageError(f"the backend {name!r} draws on {kinds}, got tensors on {device}; use backend='auto'")
+        raise UsageError(
+            f"the backend {name!r} draws on {kinds}, got tensors on {device}; "
+            f"use backend='auto', with {VARIABLE} not set"
+        )
     return name
 
 
 @cache
 def _best(device_type: str) -> str:
+    if device_type == "mps":
+        raise UsageError("the renderer computes in float64, which the device 'mps' has not: move vertices to the CPU")
     wanted = {"cpu": "numba", "cuda": "warp"}.get(device_type, "torch")
     if wanted == "torch":
         return wanted
@@ -86,7 +92,8 @@ def load(name: str) -> ModuleType:
     """The module of a backend. Raises UsageError, with the line to type, if what it needs is not installed."""
     try:
         return importlib.import_module(f".{BACKENDS[name]}", __package__)
-    except ImportError as error:
+    # numba raises RuntimeError where it finds no folder for what it compiles.
+    except (ImportError, OSError, RuntimeError) as error:
         source = f"; {SOURCES[name]}" if name in SOURCES else ""
         raise UsageError(f"the rendering backend {name!r} cannot be loaded: {error}{source}") from error
 

@@ -80,7 +80,7 @@ class _Surface(NamedTuple):
 
 def _outline(vertices_clip: Tensor, edges: tuple, size: tuple[int, int]) -> _Outline:
     batch, count = vertices_clip.shape[:2]
-    table, first = edges
+    table, first, _ = edges
     numbers = torch.arange(batch, device=vertices_clip.device)
     if len(first) == 2:
         item = numbers.repeat_interleave(first[1])
@@ -92,9 +92,10 @@ def _outline(vertices_clip: Tensor, edges: tuple, size: tuple[int, int]) -> _Out
     usable = (clip.abs() <= LARGEST).all(-1)
     xyw = [clip[:, i].contiguous() for i in (0, 1, 3)]
     side = [_side(xyw, rows[0], rows[1], third) for third in rows[2:]]
-    keep = (side[0] * side[1] > 0).nonzero().squeeze(1)
+    # A triangle seen edge-on has no side: what is seen of its neighbour ends there.
+    keep = ((side[0] * side[1] >= 0) & (side[0] + side[1] != 0)).nonzero().squeeze(1)
     keep = keep[torch.stack([usable[row[keep]] for row in rows]).all(0)]
-    start, end, item, side = rows[0][keep], rows[1][keep], item[keep], side[0][keep]
+    start, end, item, side = rows[0][keep], rows[1][keep], item[keep], (side[0] + side[1]).sign()[keep]
     a, b = clip[start], clip[end]
     ahead = torch.maximum(a[:, 2] + a[:, 3], b[:, 2] + b[:, 3]) >= 0
     a, b = cut_at_near_plane(a, b), cut_at_near_plane(b, a)
@@ -143,17 +144,23 @@ def _crossings(outline: _Outline, surface: _Surface, axis: int, size: tuple[int,
     pixel = pixel + edge.item[:, None] * height * width
     depth = edge.a[:, 2] + (edge.b[:, 2] - edge.a[:, 2]) * part
     place = (crossing, position) if axis == 0 else (position, crossing)
-    keep = (inside & _visible(pixel, depth, place, edge.item, surface)).nonzero().squeeze(1)
+    seen, own = _visible(pixel, depth, place, edge.item, surface)
+    keep = (inside & seen).nonzero().squeeze(1)
     steep = torch.full_like(keep, 1 - axis)
-    distance = (crossing - (pair[:, 0] + 0.5)).abs()[keep]
+    # Those of the surface seen go before all others, which matter only if there are none.
+    distance = ((crossing - (pair[:, 0] + 0.5)).abs() + 2 * own)[keep]
     return pixel[keep, 0], pixel[keep, 1], edge.start[keep], edge.end[keep], line[keep], steep, distance
 
 
-def _visible(pixel: Tensor, depth: Tensor, place: tuple[Tensor, Tensor], item: Tensor, surface: _Surface) -> Tensor:
-    """Whether the inner pixel (N, first of 2) shows the outline's own surface and the outer one something behind it.
+def _visible(
+    pixel: Tensor, depth: Tensor, place: tuple[Tensor, Tensor], item: Tensor, surface: _Surface
+) -> tuple[Tensor, Tensor]:
+    """Whether the outline is between what the two pixels (N, 2) show, and whether the inner one shows its own surface.
 
-    Depths at the outline are those of the planes of the triangles seen at the two pixels, extended to it. The inner
-    one is not asked to meet the outline exactly: round surfaces fall away ever faster towards it.
+    If the outer one shows anything, it must be something behind the outline, and the inner one the outline's own
+    surface; if nothing, any outline will do, for the surface must end somewhere between the two. Depths at the outline
+    are those of the planes of the triangles seen at the two pixels, extended to it. The inner one is not asked to meet
+    it exactly: round surfaces fall away ever faster towards their outline.
     """
     ids, found = surface.ids[pixel], surface.depth[pixel]
     corners = surface.corners[ids.clamp_min(0) + item[:, None] * surface.count]
@@ -162,9 +169,9 @@ def _visible(pixel: Tensor, depth: Tensor, place: tuple[Tensor, Tensor], item: T
     extended = torch.where(torch.isfinite(extended), extended, found)
     inner, outer = found.unbind(-1)
     room = surface.room[item]
-    own = (ids[:, 0] >= 0) & ((inner - depth).abs() <= 4 * (inner - extended[:, 0]).abs() + room)
+    own = (inner - depth).abs() <= 4 * (inner - extended[:, 0]).abs() + room
     behind = (ids[:, 1] < 0) | ((outer > depth) & (extended[:, 1] > depth + room))
-    return own & behind
+    return (ids[:, 0] >= 0) & behind & (own | (ids[:, 1] < 0)), own
 
 
 def _plane_depth(corners: Tensor, x: Tensor, y: Tensor) -> Tensor:

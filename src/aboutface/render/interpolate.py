@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from .backends import Interpolate, choose
-from .rasterize import Fragments, check_range
+from .rasterize import Fragments, check_mesh
 
 
 def interpolate(attributes: Tensor, fragments: Fragments, faces: Tensor, *, backend: str = "auto") -> Tensor:
@@ -19,12 +19,12 @@ def interpolate(attributes: Tensor, fragments: Fragments, faces: Tensor, *, back
     Differentiable with respect to attributes and, through the barycentrics, to the vertices. Raises UsageError for
     attributes, faces and fragments that do not belong together.
     """
-    batch = fragments.triangle_id.shape[0]
+    batch = len(fragments.triangle_id)
     if attributes.ndim not in (2, 3) or (attributes.ndim == 3 and attributes.shape[0] != batch):
         raise UsageError(f"interpolate: expected attributes (V, C) or ({batch}, V, C), got {tuple(attributes.shape)}")
     if not attributes.is_floating_point():
         raise UsageError(f"interpolate: expected attributes in floating point, got {attributes.dtype}")
-    check_range("interpolate", faces, attributes.shape[-2], fragments.triangle_id)
+    check_mesh("interpolate", faces, attributes.expand(batch, -1, -1), fragments)
     if attributes.dtype not in (torch.float32, torch.float64):
         return interpolate(attributes.float(), fragments, faces, backend=backend).to(attributes.dtype)
     if attributes.ndim == 2:

@@ -1,6 +1,5 @@
 """Results kept as long as the tensor from which they were made lives."""
 
-import threading
 from collections.abc import Callable
 from functools import wraps
 from typing import TypeVar
@@ -14,18 +13,15 @@ Result = TypeVar("Result")
 def per_tensor(function: Callable[[Tensor], Result]) -> Callable[[Tensor], Result]:
     """Make `function` remember its result for a tensor until the tensor dies or is written to."""
     known: WeakIdKeyDictionary = WeakIdKeyDictionary()
-    lock = threading.Lock()
 
     @wraps(function)
     def remembering(tensor: Tensor) -> Result:
         if tensor.is_inference():  # has no version that would tell whether it was written to
             return function(tensor)
-        with lock:
-            found: tuple[int, Result] | None = known.get(tensor)
+        found: tuple[int, Result] | None = known.get(tensor)
         if found is None or found[0] != tensor._version:
             found = tensor._version, function(tensor)
-            with lock:
-                known[tensor] = found
+            known[tensor] = found
         return found[1]
 
     return remembering

@@ -137,7 +137,9 @@ def find_crossings(
         found[item] = kernels.find_crossings(clip[item], triangles, mine, seen[item], depths[item], *offsets)
 
     _run(work, [(item,) for item in range(batch)])
-    inner, outer, start, end, line, steep = torch.from_numpy(np.concatenate(found)).unbind(-1)
+    inner, outer, start, end, line, steep = torch.from_numpy(
+        np.concatenate([*found, np.empty((0, 6), np.int64)])
+    ).unbind(-1)
     return inner, outer, start, end, line, steep
 
 

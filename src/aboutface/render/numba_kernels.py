@@ -1,6 +1,7 @@
 """Compiled loops of the CPU backend.
 
-All sums are float64 and none may be fused (no fastmath): triangle ids agree with the other backends bit for bit.
+All sums but those of attributes are float64, and none may be fused (no fastmath): triangle ids agree with the other
+backends bit for bit.
 Kernels with first and end items and rows work on these of a batch, the others on one item. Names in common: clip
 (B, V, 4), float32 or float64; faces (B or 1, F, 3) int64; ids (B, H, W) int32; and of one item points (V, 4) float64,
 see `project`, and corners (F, 3).
@@ -15,6 +16,9 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from .screen import FARTHEST, LARGEST, NEAR_W
+
+UNUSABLE = 2
+"""Side of a line on which a vertex lies that cannot be drawn."""
 
 kernel: Any = njit(nogil=True, cache=True, error_model="numpy")
 
@@ -487,17 +491,18 @@ def find_crossings(clip, corners, edges, ids, depth, first_vertex, first_pixel):
     count = 0
     for e in range(edges.shape[0]):
         start, end = edges[e, 0], edges[e, 1]
-        side = side_of(clip, points, start, end, edges[e, 2])
-        if side == 0 or (edges[e, 2] != edges[e, 3] and side_of(clip, points, start, end, edges[e, 3]) * side <= 0):
+        side, other = side_of(clip, points, start, end, edges[e, 2]), side_of(clip, points, start, end, edges[e, 3])
+        # A triangle seen edge-on has no side: what is seen of its neighbour ends there.
+        if side == UNUSABLE or other == UNUSABLE or side * other < 0 or side + other == 0:
             continue
-        visible, ax, ay, az, bx, by, bz = edge_on_screen(clip, points, start, end, height, width)
-        if not visible:
+        ahead, ax, ay, az, bx, by, bz = edge_on_screen(clip, points, start, end, height, width)
+        if not ahead:
             continue
         steep = abs(by - ay) >= abs(bx - ax)
         # In what follows u runs along the rows or columns that are crossed, v counts them.
         au, av, bu, bv = (ax, ay, bx, by) if steep else (ay, ax, by, bx)
         across, along = (width, height) if steep else (height, width)
-        surface_before = (side > 0) == ((bv > av) == steep)
+        surface_before = (side + other > 0) == ((bv > av) == steep)
         first = max(0, math.ceil(max(min(av, bv) - 0.5, 0.0)))
         last = math.ceil(min(max(av, bv) - 0.5, np.float64(along)))
         for line in range(first, last):
@@ -510,29 +515,17 @@ def find_crossings(clip, corners, edges, ids, depth, first_vertex, first_pixel):
                 continue
             inner = int(before) if surface_before else int(before) + 1
             outer = int(before) + 1 if surface_before else int(before)
-            x, y = (crossing, position) if steep else (position, crossing)
-            inner_row, inner_column = (line, inner) if steep else (inner, line)
-            outer_row, outer_column = (line, outer) if steep else (outer, line)
-            here = az + (bz - az) * part
-            # The inner pixel must show the outline's own surface, see `_visible` in crossings.py,
-            seen = ids[inner_row, inner_column]
-            if seen < 0:
+            place = (crossing, position) if steep else (position, crossing)
+            here = (line, inner) if steep else (inner, line)
+            there = (line, outer) if steep else (outer, line)
+            seen, own = between(points, corners, ids, depth, here, there, place, az + (bz - az) * part, room)
+            if not seen:
                 continue
-            shown = np.float64(depth[inner_row, inner_column])
-            extended = plane_depth(points, corners, seen, x, y, shown)
-            if not abs(shown - here) <= 4 * abs(shown - extended) + room:
-                continue
-            # and the outer one something behind it.
-            seen = ids[outer_row, outer_column]
-            if seen >= 0:
-                shown = np.float64(depth[outer_row, outer_column])
-                if not (shown > here and plane_depth(points, corners, seen, x, y, shown) > here + room):
-                    continue
             if count == found.shape[0]:
                 found, distances = longer(found), longer(distances)
             # Of several outlines between two pixels the outermost counts, see `_outermost` in crossings.py.
-            distance = abs(crossing - (inner + 0.5))
-            pair = known[min(inner_row, outer_row), min(inner_column, outer_column)]
+            distance = abs(crossing - (inner + 0.5)) + 2.0 * own
+            pair = known[min(here[0], there[0]), min(here[1], there[1])]
             at = pair[int(steep)] - 1
             if at < 0:
                 at = count
@@ -541,13 +534,31 @@ def find_crossings(clip, corners, edges, ids, depth, first_vertex, first_pixel):
             elif distance <= distances[at]:
                 continue
             distances[at] = distance
-            found[at, 0] = first_pixel + inner_row * width + inner_column
-            found[at, 1] = first_pixel + outer_row * width + outer_column
+            found[at, 0] = first_pixel + here[0] * width + here[1]
+            found[at, 1] = first_pixel + there[0] * width + there[1]
             found[at, 2] = first_vertex + start
             found[at, 3] = first_vertex + end
             found[at, 4] = line
             found[at, 5] = steep
     return found[:count]
+
+
+@kernel
+def between(points, corners, ids, depth, here, there, place, outline, room):
+    """Whether an outline of depth `outline` at `place` is between what two pixels show: see `_visible` in crossings.py.
+
+    Also whether the first pixel shows the outline's own surface.
+    """
+    inner, outer = ids[here], ids[there]
+    if inner < 0:
+        return False, False
+    shown = np.float64(depth[here])
+    own = abs(shown - outline) <= 4 * abs(shown - plane_depth(points, corners, inner, place, shown)) + room
+    if outer < 0:
+        return True, own
+    shown = np.float64(depth[there])
+    behind = shown > outline and plane_depth(points, corners, outer, place, shown) > outline + room
+    return own and behind, own
 
 
 @kernel
@@ -560,12 +571,12 @@ def longer(array):
 
 @kernel
 def side_of(clip, points, a, b, c):
-    """1 or -1: on which side of a-b the vertex c lies as seen; 0 on the line, and where a coordinate is not usable."""
+    """1 or -1: on which side of a-b the vertex c lies as seen; 0 on the line."""
     if math.isnan(points[a, 0] + points[b, 0] + points[c, 0]):
         for v in (a, b, c):
             for i in range(4):
                 if not abs(clip[v, i]) <= LARGEST:
-                    return 0
+                    return UNUSABLE
     ax, ay, aw = np.float64(clip[a, 0]), np.float64(clip[a, 1]), np.float64(clip[a, 3])
     bx, by, bw = np.float64(clip[b, 0]), np.float64(clip[b, 1]), np.float64(clip[b, 3])
     cx, cy, cw = np.float64(clip[c, 0]), np.float64(clip[c, 1]), np.float64(clip[c, 3])
@@ -602,8 +613,9 @@ def cut_on_screen(clip, v, other, here, there, height, width):
 
 
 @kernel
-def plane_depth(points, corners, f, x, y, otherwise):
-    """z / w at (x, y) of the plane of a triangle; `otherwise` where it has none."""
+def plane_depth(points, corners, f, place, otherwise):
+    """z / w at a place (x, y) of the plane of a triangle; `otherwise` where it has none."""
+    x, y = place
     a, b, c = corners[f, 0], corners[f, 1], corners[f, 2]
     ax, bx, cx = points[a, 0] - x, points[b, 0] - x, points[c, 0] - x
     ay, by, cy = points[a, 1] - y, points[b, 1] - y, points[c, 1] - y

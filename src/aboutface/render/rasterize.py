@@ -1,5 +1,6 @@
 """Which triangle is seen at each pixel, and where on it."""
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -69,35 +70,45 @@ def _check(vertices: Tensor, faces: Tensor, size: tuple[int, int]) -> None:
         raise UsageError(
             f"rasterize: expected vertices (B, V, 4), float32 or float64, got {tuple(vertices.shape)} {vertices.dtype}"
         )
-    batch_ok = faces.ndim == 2 or (faces.ndim == 3 and faces.shape[0] in (1, vertices.shape[0]))
-    if not batch_ok or faces.shape[-1] != 3 or faces.dtype != torch.int64:
-        raise UsageError(
-            f"rasterize: expected faces (F, 3) or (B, F, 3), int64, got {tuple(faces.shape)} {faces.dtype}"
-        )
-    if len(size) != 2 or min(size) < 1:
-        raise UsageError(f"rasterize: size must be (H, W), both at least 1, got {size}")
-    if faces.device != vertices.device:
-        raise UsageError(f"rasterize: vertices are on {vertices.device} and faces on {faces.device}; move one of them")
-    check_range("rasterize", faces, vertices.shape[1])
+    if not isinstance(size, Sequence) or len(size) != 2 or any(n != int(n) for n in size) or min(size) < 1:
+        raise UsageError(f"rasterize: size must be (H, W), whole numbers from 1 on, got {size}")
+    check_mesh("rasterize", faces, vertices)
 
 
-def check_range(verb: str, faces: Tensor, count: int, ids: Tensor | None = None) -> None:
-    """Raise UsageError unless `faces` name vertices 0 to `count` - 1, and `ids` only triangles that there are.
+def check_mesh(verb: str, faces: Tensor, vertices: Tensor, fragments: Fragments | None = None) -> None:
+    """Raise UsageError unless faces (F, 3) or (B, F, 3), vertices (B, V, ...) and fragments belong together.
 
     Compiled loops would otherwise read what is not theirs.
     """
-    low, high = _range(faces)
+    batch, count = vertices.shape[:2]
+    batch_ok = faces.ndim == 2 or (faces.ndim == 3 and faces.shape[0] in (1, batch))
+    if not batch_ok or faces.shape[-1] != 3 or faces.dtype != torch.int64:
+        raise UsageError(f"{verb}: expected faces (F, 3) or (B, F, 3), int64, got {tuple(faces.shape)} {faces.dtype}")
+    if faces.device != vertices.device:
+        raise UsageError(f"{verb}: vertices are on {vertices.device} and faces on {faces.device}; move one of them")
+    low, high = _range_now(faces) if faces.device.type == "cpu" else _range(faces)
     if low < 0 or high >= count:
         raise UsageError(f"{verb}: faces name vertices {low} to {high}, but they go from 0 to {count - 1}")
-    # On a GPU to ask is to wait, and there PyTorch itself refuses such an index.
-    if ids is not None and ids.device.type == "cpu" and ids.numel() and int(ids.max()) >= faces.shape[-2]:
+    if fragments is None:
+        return
+    ids = fragments.triangle_id
+    shapes = [tuple(member.shape) for member in fragments]
+    if ids.ndim != 3 or shapes[1] != (*ids.shape, 3) or shapes[2] != shapes[0] or len(ids) != batch:
+        raise UsageError(
+            f"{verb}: expected fragments (B, H, W), (B, H, W, 3), (B, H, W) with B = {batch}, got {shapes}"
+        )
+    # On a GPU to ask is to wait, and its ids are trusted.
+    if ids.device.type == "cpu" and ids.numel() and int(ids.max()) >= faces.shape[-2]:
         raise UsageError(
             f"{verb}: fragments show triangle {int(ids.max())}, but there are {faces.shape[-2]} faces; "
             "give those from which the fragments were drawn"
         )
 
 
-@per_tensor
-def _range(faces: Tensor) -> tuple[int, int]:
-    """Smallest and largest vertex number; kept, since on a GPU to ask is to wait."""
+def _range_now(faces: Tensor) -> tuple[int, int]:
+    """Smallest and largest vertex number."""
     return (int(faces.min()), int(faces.max())) if faces.numel() else (0, -1)
+
+
+# On a GPU to ask is to wait. On the CPU numpy may write to the tensor unnoticed.
+_range = per_tensor(_range_now)

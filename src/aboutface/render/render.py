@@ -59,6 +59,8 @@ def render(
     Differentiable with respect to every tensor of the scene, but for visibility. A mesh without texture coordinates
     takes the places where its vertices project at rest.
     """
+    if smooth and order != "depth":
+        raise UsageError("render: outlines are smoothed in depth order only, got smooth=True and order='painter'")
     camera = scene.camera if size is None else scene.camera.resized(*size)
     rest, mesh = scene.mesh_at_rest(), scene.mesh()
     if rest.vertices.ndim != 2 or scene.albedo.ndim != 3:
@@ -130,5 +132,6 @@ def _seen_in_photo(
         _clip_from(camera, rest),
         size,
         fragments=in_photo,
+        backend=backend,
     )
     return torch.where(fragments.triangle_id >= 0, seen, torch.zeros_like(seen))

@@ -1,4 +1,7 @@
-"""Clip space to the screen: what every backend agrees on about vertices."""
+"""Clip space to the screen: what every backend agrees on about vertices.
+
+The limits are compiled into numba's kernels, which it keeps on disk until numba_kernels.py itself is changed.
+"""
 
 import torch
 from torch import Tensor

@@ -9,7 +9,7 @@ from torch.nn import functional
 from ..errors import UsageError
 from ..geometry.mesh import cross
 from ..scene import Light, SphericalHarmonics
-from .rasterize import Fragments
+from .rasterize import Fragments, check_mesh
 
 
 def shade(normals: Tensor, albedo: Tensor, light: Light | SphericalHarmonics, *, dim: int = -1) -> Tensor:
@@ -53,7 +53,7 @@ def shade_sh(normals: Tensor, albedo: Tensor, coefficients: Tensor, *, dim: int 
         raise UsageError(
             f"shade_sh: expected coefficients (..., 9, 3), (..., 9, 1) or (..., 9), got {tuple(coefficients.shape)}"
         )
-    basis = _harmonics(*normals.unbind(dim))
+    basis, coefficients = _harmonics(*normals.unbind(dim)), coefficients.to(normals)
     return albedo * torch.stack([_sum(basis, colour.unbind(-1)) for colour in coefficients.unbind(-1)], dim)
 
 
@@ -63,6 +63,7 @@ def sides(fragments: Fragments, vertices_clip: Tensor, faces: Tensor) -> Tensor:
     Interpolated normals times this point towards the camera's side of an open surface, as two-sided shading wants.
     `fragments`, `vertices_clip` and `faces` are what `rasterize` returned and was given. No gradient.
     """
+    check_mesh("sides", faces, vertices_clip, fragments)
     batch, count = len(vertices_clip), vertices_clip.shape[1]
     ids = fragments.triangle_id
     with torch.no_grad():
@@ -73,7 +74,7 @@ def sides(fragments: Fragments, vertices_clip: Tensor, faces: Tensor) -> Tensor:
         # The determinant of the corners' (x, y, w) tells on which side of the triangle's plane the camera is, also
         # for triangles that reach behind it.
         normal = cross(b, c)
-        sign = (a[0] * normal[0] + a[1] * normal[1] + a[2] * normal[2]).sign().view(batch, -1)
+        sign = (a[0] * normal[0] + a[1] * normal[1] + a[2] * normal[2]).sign().view(batch, faces.shape[-2])
         # One more, for pixels that show nothing.
         sign = functional.pad(sign, (0, 1)).to(vertices_clip.dtype)
         face = ids % sign.shape[1] + item * sign.shape[1]

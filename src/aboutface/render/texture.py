@@ -26,7 +26,7 @@ def texture(image: Tensor, uv: Tensor, wrap: Wrap = "clamp", *, footprint: Tenso
         footprint: (B, H, W, 2, 2), change of uv (first) per pixel to the right and down (last): see `derivatives`.
             The longer of the two, in texels, chooses the level (the isotropic rule of OpenGL 4.6, 8.14).
 
-    Raises UsageError for another wrap, and for sizes that do not fit.
+    Raises UsageError for another wrap, for sizes that do not fit, and for images in whole numbers.
     """
     if wrap not in ("clamp", "repeat"):
         raise UsageError(f"texture: wrap must be 'clamp' or 'repeat', got {wrap!r}")
@@ -35,6 +35,11 @@ def texture(image: Tensor, uv: Tensor, wrap: Wrap = "clamp", *, footprint: Tenso
             "texture: expected an image (B or 1, C, Ht, Wt) and uv (B, H, W, 2), "
             f"got {tuple(image.shape)} and {tuple(uv.shape)}"
         )
+    if not image.is_floating_point():
+        raise UsageError(f"texture: expected an image in floating point, got {image.dtype}; divide it by 255 first")
+    if image.dtype not in (torch.float32, torch.float64):
+        # Places in a texture need more digits than half precision has.
+        return texture(image.float(), uv, wrap, footprint=footprint).to(image.dtype)
     if footprint is not None:
         if footprint.shape != (*uv.shape, 2):
             raise UsageError(f"texture: expected a footprint {(*uv.shape, 2)}, got {tuple(footprint.shape)}")
@@ -122,7 +127,7 @@ def derivatives(attributes: Tensor, fragments: Fragments, vertices_clip: Tensor,
     values = values - ((e * share)[..., None] * values).sum(1, keepdim=True)
     change = torch.stack([((d * share)[..., None] * values).sum(1) for d in (e_right, e_down)], -1)
     empty = attributes.new_zeros(len(ids), attributes.shape[-1], 2)
-    return empty.index_copy(0, seen, change.to(attributes.dtype)).view(batch, height, width, -1, 2)
+    return empty.index_copy(0, seen, change.to(attributes.dtype)).view(batch, height, width, attributes.shape[-1], 2)
 
 
 def _rows(table: Tensor, corners: Tensor, item: Tensor) -> Tensor:

@@ -118,7 +118,7 @@ def interpolate(attributes: Tensor, ids: Tensor, barycentric: Tensor, faces: Ten
     for part in in_chunks((flat >= 0).nonzero().squeeze(1)):
         corners = _corners(faces, ids, part, count)
         picture[part] = _mixed(table, corners, weights.index_select(0, part).to(table.dtype))
-    return picture.view(*ids.shape, -1)
+    return picture.view(*ids.shape, attributes.shape[-1])
 
 
 def interpolate_backward(
@@ -134,7 +134,7 @@ def interpolate_backward(
     table, count = attributes.flatten(0, 1), 0 if len(attributes) == 1 else attributes.shape[1]
     by_attribute = torch.zeros_like(table) if wanted[0] else None
     by_weight = torch.zeros_like(weights) if wanted[1] else None
-    grad = grad.reshape(len(flat), -1)
+    grad = grad.reshape(len(flat), attributes.shape[-1])
     for part in in_chunks((flat >= 0).nonzero().squeeze(1)):
         corners = _corners(faces, ids, part, count)
         given, weight = grad.index_select(0, part), weights.index_select(0, part).to(table.dtype)

@@ -1,5 +1,6 @@
 """What a photo shows of a surface: per vertex, per point, and as a texture taken from it."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -84,16 +85,21 @@ def visibility(
         fragments = rasterize(clip(vertices, clip_from_mesh), faces, size, backend=backend)
     elif (*fragments.triangle_id.shape,) != (len(vertices), *size):
         raise UsageError(f"visibility: expected fragments of size {size}, got {(*fragments.triangle_id.shape,)}")
-    shape, points, normals = points.shape[:-1], points.flatten(1, -2), unit(normals.flatten(1, -2))
+    shape, points, normals = points.shape[:-1], _listed(points), unit(_listed(normals))
     place = clip(points, clip_from_mesh)
     away, pixel = _view(place, clip_from_mesh, size)
     x, y, z, w = place.unbind(-1)
     inside = (w > 0) & (x.abs() <= w) & (y.abs() <= w) & (z >= -w)
     pixels = _pixels(place, size)
-    there, above, behind = _Shown.of(vertices, faces, fragments).beside(points, normals, away, pixels)
+    there, above, behind = _Shown.of(vertices, faces, fragments, backend).beside(points, normals, away, pixels)
     hidden = there & (above > ROOM * pixel) & (behind > ROOM * pixel)
     cosine = -_dot(normals, away)
     return torch.where(inside & ~hidden, cosine.clamp(0, 1), torch.zeros_like(cosine)).view(shape)
+
+
+def _listed(points: Tensor) -> Tensor:
+    """(B, ..., 3) to (B, N, 3)."""
+    return points.reshape(len(points), math.prod(points.shape[1:-1]), 3)
 
 
 def _pixels(place: Tensor, size: tuple[int, int]) -> Tensor:
@@ -127,14 +133,14 @@ class _Shown(NamedTuple):
     """(B, H, W, 3): the unit normal of the triangle it shows."""
 
     @classmethod
-    def of(cls, vertices: Tensor, faces: Tensor, fragments: Fragments) -> "_Shown":
+    def of(cls, vertices: Tensor, faces: Tensor, fragments: Fragments, backend: str) -> "_Shown":
         ids = fragments.triangle_id
         # One more normal, for pixels that show nothing.
         planes = functional.pad(unit(face_normals(vertices, faces)), (0, 0, 0, 1))
         item = torch.arange(len(ids), device=ids.device).view(-1, 1, 1)
         face = ids % planes.shape[1] + item * planes.shape[1]
         plane = planes.flatten(0, 1).index_select(0, face.flatten()).view(*ids.shape, 3)
-        return cls(ids >= 0, interpolate(vertices, fragments, faces), plane)
+        return cls(ids >= 0, interpolate(vertices, fragments, faces, backend=backend), plane)
 
     def beside(self, points: Tensor, normals: Tensor, away: Tensor, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of points (B, N, 3), and what is shown at pixels (B, N, 2): whether there is anything; how far it lies above
@@ -206,8 +212,8 @@ def bake(
     extent = pixels.new_tensor([photo[1], photo[0]])
     colours = texture(image[None], pixels / extent, footprint=footprint / extent[:, None])
     drawn = rasterize(in_photo[None], faces, photo, backend=backend)
-    seen = visibility(point, normal, vertices[None], faces, clip_from_mesh, photo, fragments=drawn)
-    shown = _Shown.of(vertices[None], faces, drawn)
+    seen = visibility(point, normal, vertices[None], faces, clip_from_mesh, photo, fragments=drawn, backend=backend)
+    shown = _Shown.of(vertices[None], faces, drawn, backend)
     alone = _unmixed(shown, point, normal, clip_from_mesh, footprint)
     seen = torch.where((texels.triangle_id >= 0) & alone, seen, torch.zeros_like(seen))
     return Atlas(_carried_on(colours, seen > 0, border)[0], seen[0])
