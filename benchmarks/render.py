@@ -44,7 +44,7 @@ from aboutface import render
 from aboutface.errors import AboutfaceError
 from aboutface.geometry import clip_from_camera, depth_normals, grid_faces, intrinsics
 
-PARTS = ("speed", "threads", "step", "growth")
+PARTS = ("speed", "threads", "start", "step", "growth")
 
 FACE_FORWARD = {"numba": 2000, "torch": 300}
 GRID_FORWARD = {"numba": 500, "torch": 100}
@@ -549,6 +549,38 @@ def measure_threads(report: Report, data: Path, cpp: Yardstick | None) -> None:
     head = ["case", "contestant", *VERBS]
     told = "Wall-clock milliseconds on one and on two threads, the shortest of many runs, and their ratio:\n\n"
     report.details.append(told + markdown(head, rows))
+
+
+# Part "start": the first call of a process.
+
+FIRST_CALL = """
+import time, torch
+from aboutface import render
+clip = torch.tensor([[[-1.0, -1, 0, 1], [3, -1, 0, 1], [-1, 3, 0, 1]]], requires_grad=True)
+faces = torch.tensor([[0, 1, 2]])
+start = time.perf_counter()
+fragments = render.rasterize(clip, faces, (8, 8), backend="numba")
+picture = render.interpolate(torch.rand(3, 3), fragments, faces, backend="numba").movedim(-1, 1)
+render.antialias(picture, fragments, clip, faces, backend="numba").sum().backward()
+print(time.perf_counter() - start)
+"""
+FIRST_CALL_SECONDS = 2.0
+
+
+def measure_start(report: Report) -> None:
+    """Every kernel, forward and backward, in a process that has to compile it and in others that find it compiled."""
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {**os.environ, "NUMBA_CACHE_DIR": folder}
+
+        def seconds() -> float:
+            command = [sys.executable, "-c", FIRST_CALL]
+            run = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+            return float(run.stdout.split()[-1])
+
+        compiling, found = seconds(), [seconds() for _ in range(3)]
+    goal = "seconds of a process's first calls of all kernels, forward and backward, compiled by an earlier one"
+    report.judge("start", goal, {"numba": statistics.median(found)}, high=FIRST_CALL_SECONDS)
+    report.details.append(f"The very first process, which compiles them: {figure(compiling)} s.")
 
 
 def on_threads(job: Job, threads: int) -> Job:
@@ -1062,6 +1094,8 @@ def measure(data: Path, parts: Sequence[str], cases: Sequence[str] = CASES, pict
         measure_speed(report, data, cpp, cases)
     if "threads" in parts:
         measure_threads(report, data, cpp)
+    if "start" in parts:
+        measure_start(report)
     if "step" in parts:
         measure_step(report, STEP_SIZES)
     if "growth" in parts:
