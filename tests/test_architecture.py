@@ -31,7 +31,7 @@ ROOT, MAIN = "", "__main__"
 # What any part may take from the package itself.
 ROOT_NAMES = {"__version__"}
 
-HEAVY = ["cv2", "dlib", "trimesh", "av", "tyro", "numba", "scipy", "matplotlib"]
+HEAVY = ["cv2", "dlib", "trimesh", "av", "tyro", "numba", "warp", "scipy", "matplotlib"]
 
 
 def part_of(module: str) -> str:

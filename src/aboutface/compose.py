@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from .filters import smoothstep
-from .geometry import clip_from_camera, project
+from .geometry import clip, clip_from_camera, project
 from .head import Grid, Head, window_intrinsics
 from .images import Photo, to_pixels
 from .render import interpolate, rasterize, texture
@@ -53,12 +53,12 @@ def view(photo: Photo, head: Head, turn: Tensor) -> View:
     height, width = bottom - top, right - left
     zoom = _zoom(max(height, width))
     size = (max(1, round(height * zoom)), max(1, round(width * zoom)))
-    clip = clip_from_camera(window_intrinsics(head.scene.camera.K, (left, top, right, bottom), size), size)
+    clip_from_scene = clip_from_camera(window_intrinsics(head.scene.camera.K, (left, top, right, bottom), size), size)
     degrees = degrees_of(turn)
     surroundings = _held_back(head, degrees)
     crisp = _crispness(surroundings, head.grid, turn)
-    sheet = _draw(surroundings, turn, clip, size, torch.stack([crisp, head.around], -1))
-    closed = _draw(head.scene, turn, clip, size, torch.stack([head.trusted, head.seen, head.face_part], -1))
+    sheet = _draw(surroundings, turn, clip_from_scene, size, torch.stack([crisp, head.around], -1))
+    closed = _draw(head.scene, turn, clip_from_scene, size, torch.stack([head.trusted, head.seen, head.face_part], -1))
     share = _share(sheet, closed, head.scene.scale, degrees)
     fine = (height, width)
     rgb = torch.lerp(
@@ -128,8 +128,7 @@ def degrees_of(rotation: Tensor) -> Tensor:
 
 def _draw(scene: Scene, turn: Tensor, clip_from_scene: Tensor, size: tuple[int, int], values: Tensor) -> _Layer:
     mesh = replace(scene, turn=turn).mesh()
-    homogeneous = torch.cat([mesh.vertices, torch.ones_like(mesh.vertices[:, :1])], -1)
-    fragments = rasterize((homogeneous @ clip_from_scene.mT)[None], mesh.faces, size)
+    fragments = rasterize(clip(mesh.vertices, clip_from_scene)[None], mesh.faces, size)
     assert mesh.uv is not None
     drawn = interpolate(torch.cat([mesh.uv, mesh.vertices[:, 2:], values], -1), fragments, mesh.faces)
     return _Layer(drawn[..., :2], drawn[0, ..., 2], fragments.triangle_id[0] >= 0, drawn[0, ..., 3:])

@@ -17,7 +17,7 @@ from torch.nn import functional
 from .errors import NoFaceError
 from .face import Face
 from .filters import blur, fill, sample, smoothstep
-from .geometry import clip_from_camera, grid_faces, project, unproject
+from .geometry import clip, clip_from_camera, grid_faces, project, unproject
 from .images import Photo, to_tensor
 from .morphable import MeanHead, bend, outline_trust
 from .render import interpolate, rasterize
@@ -197,8 +197,7 @@ def _depth_at_rest(mesh: Mesh, height: Tensor, camera: Camera, grid: Grid) -> tu
     """On the grid: camera depth (0 outside), whether the head is there, its height (mm) on the mean head."""
     size = (grid.rows, grid.columns)
     clip_from_scene = clip_from_camera(window_intrinsics(camera.K, grid.covers, size), size)
-    ones = torch.ones_like(mesh.vertices[:, :1])
-    fragments = rasterize((torch.cat([mesh.vertices, ones], -1) @ clip_from_scene.mT)[None], mesh.faces, size)
+    fragments = rasterize(clip(mesh.vertices, clip_from_scene)[None], mesh.faces, size)
     drawn = interpolate(torch.stack([mesh.vertices[:, 2], height], -1), fragments, mesh.faces)[0]
     return drawn[..., 0], fragments.triangle_id[0] >= 0, drawn[..., 1]
 

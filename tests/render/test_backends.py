@@ -52,7 +52,7 @@ def test_the_variable_stands_for_auto_only(monkeypatch):
     monkeypatch.setenv(VARIABLE, "")
     assert choose("auto", XPU) == "torch"
     monkeypatch.setenv(VARIABLE, "gl")
-    with pytest.raises(UsageError, match="'gl', choose from auto, reference"):
+    with pytest.raises(UsageError, match="'gl' in ABOUTFACE_RENDERER, choose from auto, reference"):
         choose("auto", CPU)
 
 

@@ -61,7 +61,8 @@ def choose(name: str, device: torch.device) -> str:
     if name == "auto":
         return _best(device.type)
     if name not in BACKENDS:
-        raise UsageError(f"unknown rendering backend {name!r}, choose from auto, {', '.join(BACKENDS)}")
+        source = f" in {VARIABLE}" if name == os.environ.get(VARIABLE) else ""
+        raise UsageError(f"unknown rendering backend {name!r}{source}, choose from auto, {', '.join(BACKENDS)}")
     if device.type not in DEVICES.get(name, [device.type]):
         kinds = " or ".join(DEVICES[name])
         raise UsageError(

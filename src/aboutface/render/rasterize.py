@@ -107,7 +107,10 @@ def check_mesh(verb: str, faces: Tensor, vertices: Tensor, fragments: Fragments 
 
 def _range_now(faces: Tensor) -> tuple[int, int]:
     """Smallest and largest vertex number."""
-    return (int(faces.min()), int(faces.max())) if faces.numel() else (0, -1)
+    if faces.numel() == 0:
+        return 0, -1
+    low, high = faces.aminmax()
+    return int(low), int(high)
 
 
 # On a GPU to ask is to wait. On the CPU numpy may write to the tensor unnoticed.
