@@ -15,6 +15,7 @@ PACKAGE = "aboutface"
 # A part imports parts of smaller levels only; parts of one level do not import each other.
 LEVELS = [
     {"errors"},
+    {"files"},
     {"images", "geometry", "filters", "nn", "fit", "weights"},
     {"face", "scene", "metrics"},
     {"render", "detect", "morphable", "data"},

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageFile, ImageOps
 
 from aboutface.errors import MissingError, OutputError, PhotoError, UsageError
-from aboutface.images import atomic_path, encode_image, read_photo, to_pixels, to_tensor, write_image
+from aboutface.files import atomic_path
+from aboutface.images import encode_image, read_photo, to_pixels, to_tensor, write_image
 
 RNG = np.random.default_rng(0)
 # No two pixels, rows or columns alike, and not square: no wrong turn can pass.

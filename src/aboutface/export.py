@@ -21,7 +21,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from .errors import OutputError, UsageError, need
-from .images import atomic_path, encode_image, to_pixels
+from .files import atomic_path
+from .images import encode_image, to_pixels
 from .scene import Mesh, Scene
 
 AnyPath = str | os.PathLike[str]

@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import re
-import secrets
 import stat
 import sys
 import threading
@@ -21,6 +20,7 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 from torch import Tensor
 
 from .errors import AboutfaceError, OutputError, PhotoError, UsageError, need
+from .files import atomic_path, reason, what
 
 Kind = Literal["path", "bytes", "pil", "numpy", "torch"]
 MAX_PIXELS = 100_000_000
@@ -151,32 +151,6 @@ def to_pixels(tensor: Tensor) -> np.ndarray:
 # ---- writing ----
 
 
-@contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Path of a temporary file beside `path`, with its suffix, that takes its place only if the block succeeds.
-
-    Parent folders are made. After any exception the temporary file is gone and an older file is as it was. A link is
-    written through. OSError becomes OutputError.
-    """
-    try:
-        target = Path(os.path.realpath(path))
-        if target.is_dir() or (target.exists() and not target.is_file()):
-            raise OutputError(f"{path}: cannot be written, it is {_what(target)}; name a file")
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"{path}: cannot be written ({_reason(error)}); choose another place with -o") from None
-    temporary = target.with_name(f".aboutface-{secrets.token_hex(8)}{target.suffix}")
-    try:
-        yield temporary
-        os.replace(temporary, target)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError) and not isinstance(error, AboutfaceError):
-            message = f"{path}: cannot be written ({_reason(error)}); free space or choose another place with -o"
-            raise OutputError(message) from error
-        raise
-
-
 def write_image(path: str | os.PathLike[str], pixels: np.ndarray, alpha: np.ndarray | None = None) -> None:
     """Write (H, W, 3) or (H, W) uint8, or (H, W) uint16, taken as sRGB, in the format of the suffix, atomically.
 
@@ -189,7 +163,7 @@ def write_image(path: str | os.PathLike[str], pixels: np.ndarray, alpha: np.ndar
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
         except OSError as error:
-            raise OutputError(f"standard output: cannot be written ({_reason(error)})") from None
+            raise OutputError(f"standard output: cannot be written ({reason(error)})") from None
         return
     data = encode_image(pixels, alpha, Path(path).suffix or str(path))
     with atomic_path(path) as temporary:
@@ -216,7 +190,7 @@ def encode_image(pixels: np.ndarray, alpha: np.ndarray | None = None, suffix: st
         Image.fromarray(pixels).save(buffer, format=format, **options)
     except (OSError, ValueError, SystemError) as error:
         height, width = pixels.shape[:2]
-        raise OutputError(f"{suffix}: cannot hold {width} x {height} pixels ({_reason(error)}); use .png") from None
+        raise OutputError(f"{suffix}: cannot hold {width} x {height} pixels ({reason(error)}); use .png") from None
     return buffer.getvalue()
 
 
@@ -244,7 +218,7 @@ def _read_path(text: str, max_pixels: int) -> Photo:
     try:
         mode = path.stat().st_mode
         if not (stat.S_ISREG(mode) or stat.S_ISFIFO(mode)):
-            raise PhotoError(f"{text}: is {_what(path)}, not a photo; name a file")
+            raise PhotoError(f"{text}: is {what(path)}, not a photo; name a file")
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
@@ -252,7 +226,7 @@ def _read_path(text: str, max_pixels: int) -> Photo:
     except PermissionError:
         raise PhotoError(f"{text}: may not be read (permission denied); change its permissions") from None
     except (OSError, ValueError) as error:
-        raise PhotoError(f"{text}: cannot be read ({_reason(error)}); check the path") from None
+        raise PhotoError(f"{text}: cannot be read ({reason(error)}); check the path") from None
     return _read_bytes(data, text, "path", max_pixels, path)
 
 
@@ -460,7 +434,7 @@ def _guarded(label: str, max_pixels: int) -> Iterator[None]:
             ) from None
         except Exception as error:
             # Decoders fail with OSError, SyntaxError, struct.error, TypeError, IndexError...: all mean bad bytes.
-            message = f"{label}: the picture is truncated or damaged ({_reason(error)}); copy or download it again"
+            message = f"{label}: the picture is truncated or damaged ({reason(error)}); copy or download it again"
             raise PhotoError(message) from None
         finally:
             Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = before
@@ -479,12 +453,3 @@ def _freeze(*arrays: np.ndarray | None) -> None:
 
 def _digest(pixels: np.ndarray) -> str:
     return hashlib.sha256(pixels.tobytes()).hexdigest()
-
-
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(str(text).split())
-
-
-def _what(path: Path) -> str:
-    return "a folder" if path.is_dir() else "a device or socket"

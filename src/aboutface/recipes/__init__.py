@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..errors import UsageError
-from ..images import atomic_path
+from ..files import atomic_path
 
 METHODS = ("mean-head", "depthnet")
 """In this order: DepthNet's gauge is fixed against the mean head."""
