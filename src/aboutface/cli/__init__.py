@@ -74,11 +74,15 @@ def _run(arguments: list[str]) -> int:
         close = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
         raise UsageError(f"unknown command {name!r}; {hint} See aboutface --help")
-    command = _parse(COMMANDS[name], name, rest)
+    if name == "train":
+        from .train import train
+
+        return train(rest)
+    command = parse(COMMANDS[name], name, rest)
     return 0 if command is None else command.run()
 
 
-def _parse(command: type, name: str, arguments: list[str]) -> Any:
+def parse(command: type, name: str, arguments: list[str]) -> Any:
     """The command with its arguments; None where help was asked for and given."""
     import tyro
 

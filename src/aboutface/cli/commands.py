@@ -4,10 +4,13 @@ This module is all that `--help` needs, so it imports nothing heavy.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
+
+from .bench_commands import Bench
+from .data_commands import Data
+from .talk import Talk
 
 
 def _value(metavar: str, *aliases: str) -> Any:
@@ -39,18 +42,6 @@ class Find:
     """What makes the shape."""
     device: Annotated[str, arg(metavar="auto|cpu")] = "auto"
     """Where to compute. This version has the CPU only."""
-
-
-@dataclass(frozen=True)
-class Talk:
-    """What is said about the work."""
-
-    json_lines: Annotated[bool, arg(name="json")] = False
-    """Print one JSON object per result on standard output."""
-    quiet: bool = False
-    """Say nothing but errors."""
-    verbose: Annotated[bool, arg(aliases=["-v"])] = False
-    """Say more, and show where in the code an unexpected error came from."""
 
 
 @dataclass(frozen=True)
@@ -241,20 +232,23 @@ class Doctor:
 
 @dataclass(frozen=True)
 class Train:
-    """Train a model from a data folder: `aboutface train depthnet --data DIR`."""
+    """Train a method on your own data: `aboutface train depthnet --data DIR`.
 
-    method: Positional[Literal["mean-head", "depthnet"]]
-    """What to train. depthnet needs the mean head."""
-    data: Annotated[Path, arg(metavar="DIR")]
-    """Folder of the training data."""
-    output: Annotated[Path | None, _value("FILE", "-o")] = None
-    """The .safetensors file to write; runs/ if missing."""
+    Goes to runs/DATA/METHOD/DATE/: config.yml, checkpoints, metrics.jsonl, TensorBoard's events, and at the end the
+    weights. Ctrl-C writes a checkpoint first; --resume auto goes on from it.
+    """
+
+    data: Annotated[str, arg(metavar="PATH")]
+    """The training data: a folder, a tar, an .npz of landmarks; each method says what it reads."""
+    config: Annotated[str | None, _value("FILE")] = None
+    """A .yml file with settings, as in a run's config.yml; options on the command line go before it."""
+    resume: Annotated[str | None, _value("auto|RUN|FILE")] = None
+    """Go on: auto the newest run of this method and data, else a run's folder or a checkpoint."""
+    runs: Annotated[str, arg(metavar="DIR")] = "runs"
+    """Folder of all runs."""
+    output: Output = None
+    """The .safetensors file to write; in the run's folder if missing."""
     talk: Talk = field(default_factory=Talk)
-
-    def run(self) -> int:
-        from .work import train
-
-        return train(self)
 
 
 COMMANDS: dict[str, type] = {
@@ -265,5 +259,7 @@ COMMANDS: dict[str, type] = {
     "swap": Swap,
     "models": Models,
     "doctor": Doctor,
+    "data": Data,
     "train": Train,
+    "bench": Bench,
 }

@@ -25,7 +25,7 @@ from ..export import VIDEO_SUFFIXES
 from ..images import Photo, read_photo
 from ..scene import Pose
 from .arguments import Sweep, check_device, parse_angles, parse_box, parse_face, parse_sweep
-from .commands import Animate, Find, Frontalize, Reconstruct, Rotate, Swap, Talk, Train
+from .commands import Animate, Find, Frontalize, Reconstruct, Rotate, Swap, Talk
 from .report import Report
 
 OUTPUTS = Path("outputs")
@@ -134,22 +134,6 @@ def swap(command: Swap) -> int:
         yield save_result(result, place, format=command.format, sidecar=result.names[0], keep=keep, seconds=seconds)
 
     return _each([command.target], command.output, PICTURE_SUFFIXES, job, command.talk)
-
-
-def train(command: Train) -> int:
-    from ..recipes import train as run_recipe
-
-    report = Report(command.talk)
-    start = time.perf_counter()
-    if not command.data.is_dir():
-        raise UsageError(f"--data {command.data}: no such folder")
-    file, scores = run_recipe(command.method, command.data, command.output, log=report.say)
-    seconds = time.perf_counter() - start
-    report.data({"method": command.method, "file": str(file), "scores": scores, "seconds": round(seconds, 1)})
-    for name, value in scores.items():
-        report.say(f"  {name.replace('_', ' ')}: {value:g}")
-    report.say(f"{file} after {seconds:.0f} s on the CPU")
-    return 0
 
 
 # ---- shared by the verbs ----

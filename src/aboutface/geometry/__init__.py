@@ -12,7 +12,7 @@ from .camera import (
     unproject,
 )
 from .depth import depth_normals, depth_to_mesh, depth_to_points, grid_faces, grid_normals
-from .landmarks import MIRROR_68
+from .landmarks import MIRROR_68, landmarks_66_from_68, landmarks_68_from_66
 from .mesh import face_normals, stack_meshes, vertex_normals
 from .rotation import angles_from_rotation, nearest_rotation, rotation_from_angles
 from .transform import apply, compose, invert, scaling, translation
@@ -36,6 +36,8 @@ __all__ = [
     "grid_normals",
     "intrinsics",
     "invert",
+    "landmarks_66_from_68",
+    "landmarks_68_from_66",
     "nearest_rotation",
     "orthographic_pose",
     "pixel_centres",

@@ -1,51 +1,83 @@
-"""What is trained with what: one command each. `aboutface train METHOD --data DIR`."""
+"""What is trained with what: one file per method, started by `aboutface train METHOD --data DIR`.
 
+A recipe is a frozen dataclass of settings with a method `train`; the sentence under a field is its help. One line in
+`RECIPES` puts it on the menu, or, from another package, an entry point in the group `aboutface.recipes`:
+
+    [project.entry-points."aboutface.recipes"]
+    mine = "my_package.my_module:MyTraining"
+"""
+
+import importlib
+import importlib.metadata
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor
-
-from ..errors import UsageError
+from ..errors import MissingError, UsageError
 from ..files import atomic_path
 
-METHODS = ("mean-head", "depthnet")
-"""In this order: DepthNet's gauge is fixed against the mean head."""
+# Nothing heavy at import: `aboutface train --help` lists the menu.
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..fit import Run
+
+RECIPES = {
+    "mean-head": "aboutface.recipes.mean_head:MeanHeadTraining",
+    "depthnet": "aboutface.recipes.depthnet:DepthNetTraining",
+    "aign": "aboutface.recipes.aign:AignTraining",
+}
+"""In this order: DepthNet's gauge in photos is checked against the mean head."""
+GROUP = "aboutface.recipes"
 
 
-def train(
-    method: str, data: Path, output: Path | None = None, log: Callable[[str], None] = print
-) -> tuple[Path, dict[str, float]]:
-    """Train a method from the data folder; the weight file written (fp16 safetensors) and its scores.
+@dataclass(frozen=True)
+class Trained:
+    """What a recipe leaves."""
 
-    Raises UsageError for an unknown method or where the folder lacks a file.
-    """
-    # Late: training needs parts that `aboutface --help` does not.
-    from .depthnet import DepthNetTraining, train_depthnet
-    from .mean_head import train_mean_head
-
-    output = output or Path("runs") / method.replace("-", "_") / f"{method.replace('-', '_')}.safetensors"
-    if method == "mean-head":
-        head = train_mean_head(Path(data))
-        tensors = {"radius": head.radius, "heights": head.heights, "landmarks": head.landmarks}
-        scores: dict[str, float] = {"rows": float(len(head.heights))}
-        settings: dict[str, Any] = {"rows": head.radius.shape[0], "columns": head.radius.shape[1], "seed": 0}
-    elif method == "depthnet":
-        training = DepthNetTraining()
-        net, scores = train_depthnet(Path(data), training, log=log)
-        tensors = dict(net.state_dict())
-        settings = asdict(net.settings) | asdict(training)
-    else:
-        raise UsageError(f"train: unknown method {method!r}; there are: {', '.join(METHODS)}")
-    _save(output, tensors, {"settings": settings, "scores": scores})
-    return output, scores
+    tensors: "dict[str, Tensor]"
+    """The weights, by name."""
+    scores: dict[str, float]
+    """What was measured on data kept aside; empty where nothing could be."""
+    settings: dict[str, Any]
+    """What is needed to build the network again, and to train it again."""
 
 
-def _save(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
+class Recipe(Protocol):
+    """A dataclass whose fields have defaults; `fit: FitSettings` among them where it trains by `fit`."""
+
+    def train(self, data: Path, run: "Run", log: Callable[[str], None]) -> Trained:
+        """Train on `data`, keeping checkpoints in `run`. Raises UsageError where the data do not suit."""
+        ...
+
+
+def recipes() -> dict[str, str]:
+    """Name -> `module:class`, other packages' included."""
+    found = importlib.metadata.entry_points(group=GROUP)
+    return RECIPES | {point.name: point.value for point in found if point.name not in RECIPES}
+
+
+def recipe(method: str) -> Any:
+    """The settings class of a method. Raises UsageError for an unknown one, MissingError where it cannot be loaded."""
+    known = recipes()
+    if method not in known:
+        raise UsageError(f"train: unknown method {method!r}; there are: {', '.join(known)}")
+    module, _, name = known[method].partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        if method in RECIPES:
+            raise
+        raise MissingError(f"train: {method} ({known[method]}) cannot be loaded: {error}") from error
+
+
+def write_weights(path: Path, trained: Trained) -> None:
+    """A safetensors file of half-precision tensors with settings and scores on its card."""
     from safetensors.torch import save
 
-    half = {name: tensor.half().contiguous() for name, tensor in tensors.items()}
+    half = {name: tensor.detach().cpu().half().contiguous() for name, tensor in trained.tensors.items()}
+    card = json.dumps({"settings": trained.settings, "scores": trained.scores}, default=list)
     with atomic_path(path) as part:
-        part.write_bytes(save(half, metadata={"card": json.dumps(card)}))
+        part.write_bytes(save(half, metadata={"card": card}))

@@ -1,17 +1,19 @@
-"""DepthNet: the depth of 68 keypoints from their 2D positions, learned without any depth label.
+"""DepthNet: the depth of keypoints from their 2D positions in two photos, learned without any depth label.
 
-Moniz, Beckham, Rajotte, Honari, Pal: Unsupervised Depth Estimation, 3D Face Rotation and Replacement, NeurIPS 2018,
-case B (keypoints only) of section 2.3: the network gives depths only, the affine that carries source points to target
-points is the closed form, and the loss is what that affine leaves over.
+Moniz, Beckham, Rajotte, Honari, Pal: Unsupervised Depth Estimation, 3D Face Rotation and Replacement, NeurIPS 2018.
+A network sees the keypoints of a source and a target face (case B), and their pictures if asked (case A), and says how
+deep each source keypoint lies. An affine then carries the lifted source to the target: predicted by the network, too
+(section 2.1, "separate"), or in closed form, after training (2.2, "secondary") or within it (2.3, "pseudo-inverse").
 
-That loss cannot see a*z + b*x + c*y + d, so the network's raw depth has no scale, tilt, offset or sign of its own.
-They are taken from the measured mean face in the face's own pose (`fix_gauge`), which makes 30 degrees 30 degrees.
+The loss, what the affine leaves over, cannot see a*z + b*x + c*y + d: it says nothing about scale, tilt, offset and
+sign of the depth. The recipe therefore adds a gauge: depths near those of `NonRigidShape`, again without a label.
 """
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,12 +22,19 @@ from ..face import MIRROR_68, Face
 from ..geometry import angles_from_rotation, orthographic_pose, rotation_from_angles, unproject
 from ..images import Photo, to_tensor
 from ..morphable import POSE_WEIGHTS, MeanHead, outline_trust
+from ..nn import ImagePair, SiameseEncoder
+from ..nn.siamese import glorot_
 from ..render.facewarper import FACEWARPER_TRIANGLES
 from ..scene import Camera, Mesh, Pose, Scene
 from ..weights import load
+from .landmark_baselines import carry, to_unit
 
 FIELD_OF_VIEW = 10.0
 """Degrees across the face crop. DepthNet is affine: a long lens is the nearest pinhole camera."""
+RESIDUAL_GAIN = 5.0
+"""Residuals of a 2D registration are about a fifth of a face's size; networks learn faster from inputs of equal size."""
+
+Formulation = Literal["separate", "secondary", "pseudo-inverse"]
 
 
 @dataclass(frozen=True)
@@ -35,50 +44,128 @@ class DepthNetSettings:
     points: int = 68
     """Keypoints per face."""
     hidden: tuple[int, ...] = (256,)
-    """Units of the hidden layers; the paper's case B has one layer of 256."""
+    """Units of the hidden layers; the paper's network has one layer of 256."""
+    affine: bool = False
+    """Predict the affine, too (section 2.1)."""
+    registered: bool = True
+    """Show the network also what a 2D registration of source to target leaves over, which the paper does not."""
+    images: bool = False
+    """See the pictures, too (case A)."""
+    crop: int = 80
+    """Side of these pictures, pixels."""
+    filters: tuple[int, int, int] = (32, 48, 64)
+    """Filters of the three convolutions."""
+    units: tuple[int, ...] = (2048, 512)
+    """Units of the layers between pictures and keypoints."""
+
+
+class DepthNetOutput(NamedTuple):
+    """What the network says of B pairs, in the units of the keypoints it was given."""
+
+    depth: Tensor
+    """(B, K), z forward, of the source."""
+    affine: Tensor | None
+    """(B, 2, 4) target_from_source, where the network predicts it."""
 
 
 class DepthNet(nn.Module):
-    """Source and target keypoints (B, K, 2), upright, centred, of unit root-mean-square size -> depths (B, K)."""
+    """Keypoints of source and target (B, K, 2) of any size and place -> DepthNetOutput.
+
+    Each face is centred and brought to unit root-mean-square size first, so depth grows with the source.
+    """
 
     def __init__(self, settings: DepthNetSettings | None = None) -> None:
         super().__init__()
-        self.settings = settings or DepthNetSettings()
-        sizes = [4 * self.settings.points, *self.settings.hidden]
-        layers: list[nn.Module] = []
-        for size, following in pairwise(sizes):
-            linear = nn.Linear(size, following)
-            nn.init.xavier_uniform_(linear.weight, nn.init.calculate_gain("relu"))
-            nn.init.zeros_(linear.bias)
-            layers += [linear, nn.ReLU()]
-        # Section 3 of the paper's supplement: the untrained net is one random depth vector, never a flat face, for
-        # which the closed form would be singular.
-        last = nn.Linear(sizes[-1], self.settings.points)
+        s = self.settings = settings or DepthNetSettings()
+        inputs = (6 if s.registered else 4) * s.points
+        if s.images:
+            self.encoder = SiameseEncoder(s.crop, s.filters)
+            self.image_pair = ImagePair(self.encoder.features, s.units)
+            inputs += s.units[-1]
+        sizes = [inputs, *s.hidden]
+        hidden = nn.Sequential(*(layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.ReLU())))
+        # Section 3 of the supplement: the untrained net is one random depth vector, never a flat face, for which the
+        # closed form would be singular, and the identity.
+        last = nn.Linear(sizes[-1], s.points + 8 * s.affine)
         nn.init.zeros_(last.weight)
         nn.init.normal_(last.bias, 0.0, 0.5)
-        self.layers = nn.Sequential(*layers, last)
+        if s.affine:
+            last.bias.data[s.points :] = torch.eye(2, 4).flatten()
+        self.layers = nn.Sequential(*hidden.apply(glorot_), last)
 
-    def forward(self, source: Tensor, target: Tensor) -> Tensor:
-        return self.layers(torch.cat([source, target], -2).flatten(-2))
+    def encode(self, images: Tensor) -> Tensor:
+        """Features (B, F) of grey crops (B, 1, crop, crop) in [0, 1]: once per face, for all its pairs."""
+        return self.encoder(images)
+
+    def forward(
+        self, source: Tensor, target: Tensor, source_features: Tensor | None = None, target_features: Tensor | None = None
+    ) -> DepthNetOutput:
+        """Raises ValueError where a network of case A gets no features, or keypoints have another number."""
+        s = self.settings
+        if source.shape[1:] != (s.points, 2) or source.shape != target.shape:
+            raise ValueError(
+                f"keypoints: expected (B, {s.points}, 2) twice, got {tuple(source.shape)} and {tuple(target.shape)}; "
+                "aboutface.geometry.landmarks_68_from_66 converts 66 points"
+            )
+        (x, x_size), (y, y_size) = to_unit(source), to_unit(target)
+        inputs = [x.flatten(1), y.flatten(1)]
+        if s.registered:
+            inputs.append(RESIDUAL_GAIN * left_over(x, y).flatten(1))
+        if s.images:
+            if source_features is None or target_features is None:
+                raise ValueError("this network sees pictures: give the features (see encode) of both faces")
+            inputs.insert(0, self.image_pair(source_features, target_features))
+        out = self.layers(torch.cat(inputs, 1))
+        depth, affine = out[:, : s.points] * x_size[:, None], None
+        if s.affine:
+            affine = self._in_pixels(out[:, s.points :].unflatten(1, (2, 4)), source, target, y_size / x_size, y_size)
+        return DepthNetOutput(depth, affine)
+
+    @staticmethod
+    def _in_pixels(affine: Tensor, source: Tensor, target: Tensor, growth: Tensor, size: Tensor) -> Tensor:
+        """From an affine between unit faces to one between the faces as given."""
+        linear = affine[..., :3] * growth[:, None, None]
+        shift = affine[..., 3] * size[:, None] + target.mean(1)
+        shift = shift - (linear[..., :2] @ source.mean(1)[..., None])[..., 0]
+        return torch.cat([linear, shift[..., None]], -1)
 
     @classmethod
-    def tiny(cls) -> "DepthNet":
-        """Random weights, 8 hidden units: for tests."""
-        return cls(DepthNetSettings(hidden=(8,)))
+    def tiny(cls, **settings: bool) -> "DepthNet":
+        """Random weights, 8 hidden units, pictures of 20 pixels: for tests."""
+        return cls(DepthNetSettings(hidden=(8,), crop=20, filters=(2, 3, 4), units=(8, 6), **settings))
 
 
-def depthnet_loss(source: Tensor, depth: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared distance that the best affines of the lifted source leave to the targets (section 2.3).
+def left_over(source: Tensor, target: Tensor) -> Tensor:
+    """What the best affine of points (B, K, 2 or 3) leaves of target points (B, K, 2).
 
-    Args:
-        source: (B, K, 2); depth: (B, K); targets: (T, K, 2), every source is fitted to every target.
-
-    One orthonormal basis of [x y z 1] per source serves all targets: what it cannot express is the residual.
+    Of flat points it is what depth has to explain; of lifted ones, what the closed form of section 2.3 cannot. Points in
+    a line (or, lifted, in a plane) are fitted as far as they go, but have no gradient.
     """
-    lifted = torch.cat([source, depth[..., None], torch.ones_like(depth[..., None])], -1)
-    basis, _ = torch.linalg.qr(lifted)
-    wanted = targets.transpose(0, 1).flatten(1)
-    return (basis @ (basis.mT @ wanted) - wanted).square().mean()
+    basis, _ = torch.linalg.qr(torch.cat([source, torch.ones_like(source[..., :1])], -1))
+    return target - basis @ (basis.mT @ target)
+
+
+def carried(source: Tensor, target: Tensor, output: DepthNetOutput, formulation: Formulation) -> Tensor:
+    """The source's keypoints (B, K, 2), carried to the target by the affine of the formulation."""
+    if formulation != "separate":
+        return carry(source, output.depth, target)
+    assert output.affine is not None, "the network predicts no affine: build it with affine=True"
+    lifted = torch.cat([source, output.depth[..., None], torch.ones_like(source[..., :1])], -1)
+    return lifted @ output.affine.mT
+
+
+def pair_loss(source: Tensor, target: Tensor, output: DepthNetOutput, formulation: Formulation) -> Tensor:
+    """Mean squared error of the carried keypoints (equation 1), in units of the target's size.
+
+    The closed form is the affine of least error, so its error needs no affine at all, and whether gradients flow through
+    the affine makes no difference (a test shows it).
+    """
+    size = to_unit(target)[1][:, None, None]
+    if formulation == "separate":
+        return ((carried(source, target, output, formulation) - target) / size).square().mean()
+    x, x_size = to_unit(source)
+    lifted = torch.cat([x, (output.depth / x_size[:, None])[..., None]], -1)
+    return left_over(lifted, to_unit(target)[0]).square().mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +190,8 @@ def normalise(pixels: Tensor, mean_face: Tensor) -> Normalised:
     _, _, roll = angles_from_rotation(rotation)
     upright = rotation_from_angles(roll=-roll)
     centre = pixels.mean(1, keepdim=True)
-    points = (pixels - centre) @ upright[:, :2, :2].mT
-    scale = _size(points)
-    return Normalised(points / scale[:, None, None], upright @ rotation, roll, scale, centre[:, 0])
+    points, scale = to_unit((pixels - centre) @ upright[:, :2, :2].mT)
+    return Normalised(points, upright @ rotation, roll, scale, centre[:, 0])
 
 
 def mirror(points: Tensor) -> Tensor:
@@ -137,19 +223,13 @@ def fix_gauge(points: Tensor, depth: Tensor, expected: Tensor, weights: Tensor |
 def canonical_targets(mean_face: Tensor) -> Tensor:
     """Keypoints (3, 68, 2) of the mean face seen from the front and turned to both sides: targets for one photo."""
     turned = mean_face @ rotation_from_angles(yaw=torch.tensor([0.0, 30.0, -30.0])).mT
-    points = turned[..., :2] - turned[..., :2].mean(1, keepdim=True)
-    return points / _size(points)[:, None, None]
+    return to_unit(turned[..., :2])[0]
 
 
 def posed_mean(mean_face: Tensor, rotation: Tensor) -> Tensor:
     """The mean face (68, 3) in poses (B, 3, 3): (B, 68, 3), its x and y of unit root-mean-square size."""
     posed = mean_face @ rotation.mT
-    return posed / _size(posed[..., :2] - posed[..., :2].mean(-2, keepdim=True))[..., None, None]
-
-
-def _size(centred: Tensor) -> Tensor:
-    """Root-mean-square distance (...) of centred points (..., K, 2) from 0."""
-    return centred.square().sum(-1).mean(-1).sqrt()
+    return posed / to_unit(posed[..., :2])[1][..., None, None]
 
 
 def estimate_depth(net: DepthNet, face: Normalised, mean_face: Tensor) -> Tensor:
@@ -160,7 +240,7 @@ def estimate_depth(net: DepthNet, face: Normalised, mean_face: Tensor) -> Tensor
     def raw(points: Tensor, towards: Tensor) -> Tensor:
         source = points[:, None].expand(-1, count, -1, -1).flatten(0, 1)
         target = towards[None].expand(batch, -1, -1, -1).flatten(0, 1)
-        return net(source, target).unflatten(0, (batch, count)).mean(1)
+        return net(source, target).depth.unflatten(0, (batch, count)).mean(1)
 
     depth = raw(face.points, targets) + raw(mirror(face.points), mirror(targets))[:, MIRROR_68]
     yaw, _, _ = angles_from_rotation(face.rotation)

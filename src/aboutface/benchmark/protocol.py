@@ -1,0 +1,312 @@
+"""Faces, pairs and predictors of the DepthNets experiments, and the one way in which all models are scored."""
+
+import io
+import json
+import tarfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..errors import UsageError
+from ..geometry import angles_from_rotation, similarity
+from ..metrics import mse, mse_norm
+from ..morphable import MeanHead
+
+KEYPOINTS = 68
+CROP = 80
+"""Side of the face crops of Table 1, pixels."""
+FRAME = 450.0
+"""Side of AFLW2000-3D's pictures, pixels: Table 3 is in fractions of it."""
+POSES = ("left", "front", "right")
+"""Yaw below -30, within 10, above 30 degrees, where + moves the nose to smaller x (the sign of AFLW2000-3D)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """N faces. What a method must not see is None."""
+
+    points: Tensor
+    """(N, K, 2), x right and y down: pixels of an 80 x 80 crop (Table 1) or fractions of the picture (Table 3)."""
+    depth: Tensor | None = None
+    """(N, K) in the same unit, z forward (the nose has the smallest), not centred."""
+    yaw: Tensor | None = None
+    """(N,) degrees."""
+    images: Tensor | None = None
+    """(N, 1, 80, 80) grey, 0 to 1."""
+    identity: Tensor | None = None
+    """(N,) int64: frames of one person share a number."""
+    keys: tuple[str, ...] = ()
+    """Names of the examples."""
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def __getitem__(self, index: Tensor) -> "Faces":
+        others = {name: getattr(self, name) for name in ("depth", "yaw", "images", "identity")}
+        chosen = {name: None if value is None else value[index] for name, value in others.items()}
+        keys = tuple(self.keys[i] for i in index.tolist()) if self.keys else ()
+        return Faces(self.points[index], **chosen, keys=keys)
+
+    def without_depth(self) -> "Faces":
+        """The same faces for methods that claim to need no depth label."""
+        return replace(self, depth=None)
+
+
+class Prediction(NamedTuple):
+    """What a model says of P pairs."""
+
+    points: Tensor
+    """(P, K, 2): the source's keypoints carried to the target."""
+    depth: Tensor | None
+    """(P, K): the source's depths, or None for a model without."""
+
+
+class Predictor(Protocol):
+    """A model ready to be scored."""
+
+    def __call__(self, faces: Faces, source: Tensor, target: Tensor) -> Prediction:
+        """Carry the faces numbered source (P,) to those numbered target (P,).
+
+        Pairs come in order of their sources, so a network for images may encode `faces.images` once.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One seed's training and test faces."""
+
+    seed: int
+    train: Faces
+    test: Faces
+    shapes: Tensor
+    """(M, K, 3): 3D faces for the average template, none of them tested."""
+
+
+class Pairs(NamedTuple):
+    source: Tensor
+    """(P,) int64 into the test faces, not decreasing."""
+    target: Tensor
+
+
+class Errors(NamedTuple):
+    """Errors of P pairs, and the depths they were made with."""
+
+    mse: Tensor
+    """(P,) in the square of the faces' unit."""
+    mse_norm: Tensor
+    """(P,) percent."""
+    depth: Tensor | None
+    """(P, K)."""
+
+
+@torch.no_grad()
+def evaluate(predictor: Predictor, faces: Faces, pairs: Pairs, chunk: int = 8400) -> Errors:
+    """Errors of all pairs, in float64, a part at a time. Raises ValueError where a prediction is not finite."""
+    parts: list[Errors] = []
+    for source, target in zip(pairs.source.split(chunk), pairs.target.split(chunk), strict=True):
+        points, depth = predictor(faces, source, target)
+        if not points.isfinite().all():
+            raise ValueError(f"{type(predictor).__name__}: predicted points that are not finite")
+        truth = faces.points[target].double()
+        depth = None if depth is None else depth.double()
+        parts.append(Errors(mse(points.double(), truth), mse_norm(points.double(), truth), depth))
+    depths = [part.depth for part in parts if part.depth is not None]
+    return Errors(
+        torch.cat([part.mse for part in parts]),
+        torch.cat([part.mse_norm for part in parts]),
+        torch.cat(depths) if depths else None,
+    )
+
+
+def all_pairs(count: int) -> Pairs:
+    """Every ordered pair of `count` faces but those of a face with itself."""
+    return Pairs(*torch.nonzero(~torch.eye(count, dtype=torch.bool), as_tuple=True))
+
+
+def same_identity(identity: Tensor) -> Pairs:
+    """Every ordered pair of two faces of one person."""
+    same = identity[:, None] == identity
+    return Pairs(*torch.nonzero(same & ~torch.eye(len(identity), dtype=torch.bool), as_tuple=True))
+
+
+def pose_of(yaw: Tensor) -> Tensor:
+    """(N,) 0, 1, 2 for left, front, right; -1 for the poses in between, which are not tested."""
+    pose = torch.full_like(yaw, -1, dtype=torch.int64)
+    for number, chosen in enumerate((yaw < -30, yaw.abs() < 10, yaw > 30)):
+        pose[chosen] = number
+    return pose
+
+
+def split_by_pose(faces: Faces, seed: int, per_pose: int = 75) -> Split:
+    """`per_pose` faces of each pose to test (left, front, right, in this order), the rest to train: Tables 2 and 3.
+
+    Raises UsageError where a pose has too few faces to leave one for training.
+    """
+    assert faces.yaw is not None
+    assert faces.depth is not None
+    generator = torch.Generator().manual_seed(seed)
+    chosen: list[Tensor] = []
+    for number, name in enumerate(POSES):
+        pool = torch.nonzero(pose_of(faces.yaw) == number)[:, 0]
+        if len(pool) <= per_pose:
+            raise UsageError(
+                f"the landmark file has {len(pool)} faces looking {name}, the test takes {per_pose} and training the "
+                "rest: give a file with more faces"
+            )
+        chosen.append(pool[torch.randperm(len(pool), generator=generator)[:per_pose]])
+    test = torch.cat(chosen)
+    rest = torch.ones(len(faces), dtype=torch.bool)
+    rest[test] = False
+    train = faces[torch.nonzero(rest)[:, 0]]
+    assert train.depth is not None
+    return Split(seed, train, faces[test], torch.cat([train.points, train.depth[..., None]], -1))
+
+
+def split_by_identity(faces: Faces, shapes: Tensor, seed: int, test_share: float = 0.2) -> Split:
+    """A share of the people to test, the others to train: Table 1."""
+    assert faces.identity is not None
+    people = faces.identity.unique()
+    order = torch.randperm(len(people), generator=torch.Generator().manual_seed(seed))
+    tested = torch.isin(faces.identity, people[order[: max(1, round(test_share * len(people)))]])
+    train, test = (faces[torch.nonzero(mask)[:, 0]] for mask in (~tested, tested))
+    return Split(seed, train, test, shapes)
+
+
+def read_landmarks(path: Path, frame: float = FRAME) -> tuple[Faces, dict[str, int]]:
+    """3D landmarks of an NPZ file, and how many faces were dropped for which reason.
+
+    The file holds `points` (N, 68, 3) in pixels, x right, y down, z of either direction (the nose says which), and
+    perhaps `yaw_deg` (N,); where that is missing, yaw is measured with the mean face. `frame`: pixels of unit length.
+
+    Raises UsageError where the file cannot be read, is of another form or holds no usable face.
+    """
+    points, yaw = _read_npz(path)
+    dropped: dict[str, int] = {}
+
+    def keep(good: Tensor, reason: str) -> None:
+        nonlocal points, yaw
+        if not good.all():
+            dropped[reason] = int((~good).sum())
+        points, yaw = points[good], None if yaw is None else yaw[good]
+
+    keep(points.isfinite().all(-1).all(-1), "numbers that are not finite")
+    flat = torch.linalg.svdvals(points[..., :2] - points[..., :2].mean(1, keepdim=True))
+    keep(flat[:, 1] > 1e-3 * flat[:, 0], "all points in one line or place")
+    if len(points) and (points[:, 30, 2] > points[:, [0, 16], 2].mean(1)).double().mean() > 0.5:
+        points = points * torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
+    yaw = measured_yaw(points) if yaw is None else yaw
+    keep(yaw.abs() <= 90, "yaw unknown or beyond 90 degrees")
+    if not len(points):
+        raise UsageError(f"{path}: no usable face ({_list(dropped) or 'the file is empty'})")
+    assert yaw is not None
+    return Faces(points[..., :2] / frame, points[..., 2] / frame, yaw), dropped
+
+
+def measured_yaw(points: Tensor) -> Tensor:
+    """Yaw (N,) in degrees of 3D faces (N, 68, 3), z forward, by the mean face; the sign is that of `POSES`."""
+    mean = MeanHead.load().landmarks.to(points)
+    linear = similarity(mean, points)[:, :3, :3]
+    rotation = linear / torch.linalg.det(linear).abs().pow(1 / 3)[:, None, None]
+    # Ours counts a face that looks to the right side of the picture as positive.
+    return -angles_from_rotation(rotation)[0]
+
+
+def read_videos(path: Path, images: bool = True, limit: int | None = None) -> tuple[Faces, dict[str, int]]:
+    """Face crops with keypoints and identities of a tar (KEY.jpg, KEY.json), scaled into 80 x 80; counts of dropped.
+
+    The longer side becomes 80 pixels; the shorter is centred, with black beside it. `limit`: people, the first ones.
+    Raises UsageError where the file cannot be read or holds no usable face.
+    """
+    dropped: dict[str, int] = {}
+    examples: list[tuple[str, str, np.ndarray, np.ndarray]] = []
+    people: dict[str, int] = {}
+    for key, members in _examples(path):
+        try:
+            record = json.loads(members[".json"])
+            name = str(record["identity"])
+            if limit is not None and name not in people and len(people) >= limit:
+                break
+            picture, points = _crop(members[".jpg"], np.array(record["landmarks68"], dtype=np.float64), images)
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            dropped[reason] = dropped.get(reason := f"unreadable ({type(error).__name__})", 0) + 1
+            continue
+        people.setdefault(name, len(people))
+        examples.append((key, name, picture, points))
+    if not examples:
+        raise UsageError(f"{path}: no usable face ({_list(dropped) or 'the file is empty'})")
+    pictures = torch.from_numpy(np.stack([picture for _, _, picture, _ in examples]))[:, None].float() / 255
+    return Faces(
+        torch.from_numpy(np.stack([points for *_, points in examples])),
+        images=pictures if images else None,
+        identity=torch.tensor([people[name] for _, name, _, _ in examples]),
+        keys=tuple(key for key, *_ in examples),
+    ), dropped
+
+
+def read_picture(path: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
+    """The colour crop (H, W, 3) uint8 of one example of a tar, and its keypoints (68, 2) in its own pixels."""
+    with tarfile.open(path) as tar:
+        picture, record = (tar.extractfile(key + suffix) for suffix in (".jpg", ".json"))
+        assert picture is not None
+        assert record is not None
+        with Image.open(picture) as image:
+            return np.array(image.convert("RGB")), np.array(json.load(record)["landmarks68"], dtype=np.float64)
+
+
+def _crop(file: bytes, points: np.ndarray, images: bool) -> tuple[np.ndarray, np.ndarray]:
+    if points.shape != (KEYPOINTS, 2) or not np.isfinite(points).all():
+        raise ValueError(f"expected {KEYPOINTS} finite points, got {points.shape}")
+    with Image.open(io.BytesIO(file)) as image:
+        scale = CROP / max(image.size)
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        left, top = (CROP - size[0]) // 2, (CROP - size[1]) // 2
+        canvas = Image.new("L", (CROP, CROP))
+        if images:
+            canvas.paste(image.convert("L").resize(size, Image.Resampling.LANCZOS), (left, top))
+        factor = np.array(size) / image.size
+    return np.array(canvas), points * factor + [left, top]
+
+
+def _examples(path: Path):
+    """Key and members of each example of a tar, sorted by key."""
+    found: dict[str, dict[str, bytes]] = {}
+    try:
+        with tarfile.open(path) as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.isfile() else None
+                if file is not None and (suffix := Path(member.name).suffix) in (".jpg", ".json"):
+                    found.setdefault(member.name.removesuffix(suffix), {})[suffix] = file.read()
+    except (OSError, tarfile.TarError) as error:
+        raise UsageError(f"{path}: cannot be read as a tar of faces ({error}); give ytf68-train.tar") from None
+    return sorted(found.items())
+
+
+def _read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("points", "yaw_deg") if name in file}
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f"{path}: cannot be read as an NPZ file of landmarks ({error})") from None
+    points = arrays.get("points")
+    if points is None or points.ndim != 3 or points.shape[2] != 3 or not np.issubdtype(points.dtype, np.number):
+        form = "nothing of that name" if points is None else f"{points.shape} {points.dtype}"
+        raise UsageError(f"{path}: expected points (N, {KEYPOINTS}, 3), got {form}")
+    if points.shape[1] != KEYPOINTS:
+        raise UsageError(
+            f"{path}: expected {KEYPOINTS} points per face, got {points.shape[1]}; "
+            "66 become 68 with aboutface.geometry.landmarks_68_from_66"
+        )
+    yaw = arrays.get("yaw_deg")
+    if yaw is not None and yaw.shape != points.shape[:1]:
+        raise UsageError(f"{path}: expected yaw_deg {points.shape[:1]}, got {yaw.shape}")
+    return torch.from_numpy(points).double(), None if yaw is None else torch.from_numpy(yaw).double()
+
+
+def _list(dropped: dict[str, int]) -> str:
+    return ", ".join(f"{count} dropped: {reason}" for reason, count in dropped.items())

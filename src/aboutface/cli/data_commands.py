@@ -1,0 +1,140 @@
+"""`aboutface data ...` and its options. The sentence under a field is its help. Imports nothing heavy."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg, subcommand
+
+from .talk import Talk
+
+
+def _path(metavar: str, *aliases: str):
+    return arg(metavar=metavar, aliases=list(aliases) or None, help_behavior_hint="")
+
+
+@dataclass(frozen=True)
+class DataPrepare:
+    """Photos to shards of face crops with landmarks, masks, pose, quality: `aboutface data prepare photos/ faces/`.
+
+    DST gets 000000.tar ..., report.json, dropped.jsonl, duplicates.jsonl, poses.png, contact.jpg. An interrupted run is
+    continued by the same command. The exit code is 1 where a photo could not be read, or no face was kept.
+    """
+
+    source: Annotated[Positional[str], arg(metavar="SRC")]
+    """A folder with all below it, a .tar, a glob in quotes, or a .txt list of these."""
+    target: Annotated[Positional[Path], arg(metavar="DST")]
+    """The folder to write."""
+    size: int = 224
+    """Side of the crops in pixels."""
+    margin: float = 0.4
+    """How much wider than the landmarks' box the crop is on each side, in sides of that box."""
+    min_face: float = 32
+    """Drop faces smaller than this many pixels."""
+    max_yaw: float = 180
+    """Drop faces turned farther than this many degrees."""
+    min_sharpness: float = 0
+    """Drop faces less sharp than this; look at the histogram of `data stats` first."""
+    faces: Literal["largest", "all"] = "largest"
+    """Which faces of a photo are taken."""
+    landmarks: Literal["keep", "detect"] = "keep"
+    """keep: use the landmarks in KEY.json beside KEY.jpg, detect where there are none."""
+    aligned: bool = False
+    """The photos are crops already: take their largest centred square."""
+    identity: Literal["folder", "lfw", "none"] = "none"
+    """What names the person, where no side file does: the photo's folder, or its name First_Last_0001."""
+    detector: Literal["dlib", "mediapipe"] = "dlib"
+    """What finds the faces."""
+    drop_near_duplicates: bool = False
+    """Leave near duplicates out instead of listing them only; exact ones are always left out."""
+    near: int = 4
+    """Bits of 64 in which the perceptual hashes of near duplicates may differ."""
+    shard: int = 1000
+    """Examples per shard."""
+    limit: Annotated[int | None, _path("N")] = None
+    """Take only the first N photos."""
+    workers: int = 1
+    """Processes. The result does not depend on it."""
+    seed: int = 0
+    """Chooses the examples on the contact sheet."""
+    overwrite: bool = False
+    """Make DST anew."""
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .data import prepare
+
+        return prepare(self)
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """Read all of a data set and print one line per problem; exit code 1 if there is any."""
+
+    source: Annotated[Positional[str], arg(metavar="PATH")]
+    """A folder of shards, a .tar or a tree of pictures."""
+    slack: float = 0.5
+    """How far landmarks may lie outside the picture, in its sizes."""
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .data import check
+
+        return check(self)
+
+
+@dataclass(frozen=True)
+class DataStats:
+    """Count and draw what is in a data set: table, histograms, contact sheet."""
+
+    source: Annotated[Positional[str], arg(metavar="PATH")]
+    """A folder of shards, a .tar or a tree of pictures."""
+    output: Annotated[Path | None, _path("DIR", "-o")] = None
+    """Folder for stats.json, histograms.png and contact.jpg; outputs/NAME-stats if missing."""
+    sheet: int = 48
+    """Examples on the contact sheet."""
+    seed: int = 0
+    """Chooses them."""
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .data import stats
+
+        return stats(self)
+
+
+@dataclass(frozen=True)
+class DataShard:
+    """Pack pictures into shards as they are, without looking for faces: `aboutface data shard crops/ shards/`."""
+
+    source: Annotated[Positional[str], arg(metavar="SRC")]
+    """A folder with all below it, a .tar, a glob in quotes, or a .txt list of these."""
+    target: Annotated[Positional[Path], arg(metavar="DST")]
+    """The folder to write."""
+    shard: int = 1000
+    """Examples per shard."""
+    identity: Literal["folder", "lfw", "none"] = "none"
+    """What names the person, where no side file does: the picture's folder, or its name First_Last_0001."""
+    overwrite: bool = False
+    """Make DST anew."""
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .data import shard
+
+        return shard(self)
+
+
+@dataclass(frozen=True)
+class Data:
+    """Make, check, describe and pack training data: `aboutface data prepare photos/ faces/`."""
+
+    action: (
+        Annotated[DataPrepare, subcommand("prepare", prefix_name=False)]
+        | Annotated[DataCheck, subcommand("check", prefix_name=False)]
+        | Annotated[DataStats, subcommand("stats", prefix_name=False)]
+        | Annotated[DataShard, subcommand("shard", prefix_name=False)]
+    )
+
+    def run(self) -> int:
+        return self.action.run()
