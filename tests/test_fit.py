@@ -69,8 +69,10 @@ class Net(Task):
         return loss, {"twice": loss * 2}
 
     def preview(self, batch):
-        value = torch.rand(3, 4, 4) if self.training else self.layers(batch["x"])[:3].sigmoid().view(3, 1, 1)
-        return {"guess": value.view(3, 1, -1, 1).expand(3, 3, -1, 5), "truth": torch.ones(3, 3, 4, 4)}
+        assert not self.training
+        assert not torch.is_grad_enabled()
+        value = (self.layers(batch["x"])[:3, 0] + torch.rand(3)).sigmoid()
+        return {"guess": value.view(3, 1, 1, 1).expand(3, 3, 1, 5), "truth": torch.ones(3, 3, 4, 4)}
 
 
 class TwoSides(Task):
@@ -138,6 +140,7 @@ def test_the_loop_does_what_ten_plain_lines_do():
 
     mean = made(Net)
     phase = twin.phases()["all"]
+    assert phase.schedule is not None
     twin.train()
     with torch.random.fork_rng():
         torch.manual_seed(11)
@@ -552,9 +555,12 @@ def test_a_resumed_run_measures_what_an_unbroken_one_does(tmp_path):
     # What an interrupted run may leave: lines beyond the checkpoint, and a half one.
     with open(broken.folder / "metrics.jsonl", "a") as file:
         file.write('{"step": 12, "all/loss": 5}\n{"step": 16, "al')
+    half = broken.folder / "checkpoints" / ".aboutface-0123456789abcdef.pt"
+    half.write_bytes(b"half")
     said = []
     resumed = fit(made(Net), TensorBatches(table(), 8), settings, broken, log=said.append)
     assert "going on from step 10" in said
+    assert not half.exists()
     assert_same(resumed.task, unbroken.task)
     assert_same(resumed.averaged, unbroken.averaged)
     assert metrics_of(broken) == metrics_of(whole)
@@ -930,6 +936,7 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_weights_bit_for_bit(tmp_pat
     assert ends[0]["step"] == 150
     assert_identical(ends[1], ends[0])
     assert metrics_of(broken) == metrics_of(whole)
+    assert not list(broken.folder.rglob(".*")), "halves of files"
     for sheet in (whole.folder / "samples").iterdir():
         assert (broken.folder / "samples" / sheet.name).read_bytes() == sheet.read_bytes()
 

@@ -291,7 +291,7 @@ def tiny_method(trainings, settings=""):
             loss.backward()
             optimiser.step()
 
-    return methods.learned("tiny", Tiny, train, tiny_predictor, settings)
+    return methods.kept("tiny", Tiny, train, settings)
 
 
 def test_a_network_is_kept_and_shared_and_trained_anew_only_when_it_must(landmark_file, tmp_path):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from ..geometry import affine_2d_from_3d_matrix
 from ..metrics import centred
 from ..reconstruct.landmark_baselines import Factorisation, Template, best_pair_depth, carry
 from .protocol import Faces, Prediction, Predictor, Split
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -142,32 +145,29 @@ def fit_floor(split: Split, store: Store) -> Predictor:
     return predict
 
 
-def learned(
-    weights: str,
-    build: Callable[[], nn.Module],
-    train: Callable[[nn.Module, Split, Store], None],
-    predictor: Callable[[nn.Module], Predictor],
-    settings: str = "",
-) -> Callable[[Split, Store], Predictor]:
-    """`Method.fit` of a network: built and trained under the split's seed, kept, and taken from there the next time.
+def kept(
+    weights: str, build: Callable[[], Net], train: Callable[[Net, Split, Store], None], settings: str = ""
+) -> Callable[[Split, Store], Net]:
+    """A network per split: built and trained under the split's seed, kept, and taken from there the next time.
 
     Args:
         weights: name of its file; methods that give the same name share one network (the paper's models 3 and 5).
-        build: the untrained network. train: trains it in place. predictor: how it answers.
+        build: the untrained network. train: trains it in place.
         settings: whatever else the weights depend on; kept weights of other settings are not used.
     """
 
-    def fit(split: Split, store: Store) -> Predictor:
+    def fit(split: Split, store: Store) -> Net:
         with torch.random.fork_rng():
             torch.manual_seed(split.seed)
             net = build()
             file = store.folder / f"{weights}-seed{split.seed}.safetensors"
             card = {"net": repr(net), "data": fingerprint(split), "settings": f"{settings} quick={store.quick}"}
             if (store.retrain and file not in store.fresh) or not _restored(net, file, card):
+                store.log(f"training {weights}, seed {split.seed}")
                 train(net, split, store)
                 _keep(net, file, card)
                 store.fresh.add(file)
-        return predictor(net.eval())
+        return net.eval()
 
     return fit
 

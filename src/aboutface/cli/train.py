@@ -115,7 +115,9 @@ def from_mapping(settings: Any, values: dict[str, Any], source: str) -> Any:
         key = str(name).replace("-", "_")
         if key not in known:
             close = get_close_matches(key, known, 1)
-            raise UsageError(f"{source}: unknown setting {name}" + (f" (perhaps you meant {close[0]})" if close else ""))
+            raise UsageError(
+                f"{source}: unknown setting {name}" + (f" (perhaps you meant {close[0]})" if close else "")
+            )
         old = known[key]
         if is_dataclass(old) and isinstance(value, dict):
             changed[key] = from_mapping(old, value, source)

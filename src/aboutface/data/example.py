@@ -157,6 +157,22 @@ def check_landmarks(values: Any, name: str) -> np.ndarray:
     return points
 
 
+def landmarks_of(examples: Examples) -> tuple[np.ndarray, dict[str, str]]:
+    """Landmarks (N, 68, 2) float32 of the examples that have them, read without pictures, and why others are out."""
+    points: list[np.ndarray] = []
+    bad: dict[str, str] = {}
+    for entry in examples.entries:
+        try:
+            record = read_record(entry)
+            values = record.get("landmarks68", record.get("landmarks"))
+            if values is None:
+                raise UsageError(f"{entry.name}: no landmarks; aboutface data prepare finds them")
+            points.append(check_landmarks(values, entry.name))
+        except UsageError as error:
+            bad[entry.name] = str(error)
+    return np.array(points, np.float32).reshape(-1, 68, 2), bad
+
+
 def identity_of(entry: Entry, record: dict[str, Any], rule: IdentityRule) -> str | None:
     """Who is shown: what the side file says, else what the rule takes from the name."""
     if record.get("identity") is not None:

@@ -3,7 +3,7 @@
 import signal
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from .checkpoint import read_checkpoint
 from .processes import start_processes
@@ -15,14 +15,16 @@ from .signals import WRITE, Requests, requests
 from .task import Batches, Task
 from .training import Training, modes_kept
 
+SomeTask = TypeVar("SomeTask", bound=Task)
+
 
 @dataclass(frozen=True)
-class Fitted:
+class Fitted(Generic[SomeTask]):
     """What training leaves."""
 
-    task: Task
+    task: SomeTask
     """With the trained weights, on the device of the training."""
-    averaged: Task
+    averaged: SomeTask
     """With the moving average of the weights, in evaluation mode; the task itself where the settings ask for none."""
     step: int
     """Steps done, those before a resume included."""
@@ -31,8 +33,13 @@ class Fitted:
 
 
 def fit(
-    task: Task, batches: Batches, settings: FitSettings | None = None, run: Run | None = None, *, log: Log = print
-) -> Fitted:
+    task: SomeTask,
+    batches: Batches,
+    settings: FitSettings | None = None,
+    run: Run | None = None,
+    *,
+    log: Log = print,
+) -> Fitted[SomeTask]:
     """Train `task` on `batches`, going on from the newest checkpoint of `run` where there is one.
 
     batches: at its first position; each batch is moved to the device of the settings. run: the folder to write into;
@@ -61,7 +68,7 @@ def fit(
         log(f"stopped at step {training.step}; --resume auto goes on from there")
         # To whoever listened before: KeyboardInterrupt, or the end of the process.
         signal.raise_signal(stop)
-    return Fitted(task, training.averaged, training.step, record.means)
+    return Fitted(task, cast(SomeTask, training.averaged), training.step, record.means)
 
 
 def _train(training: Training, run: Run | None, asked: Requests, record: Recorder, example: Any) -> int:

@@ -96,6 +96,8 @@ class Run:
 
         Raises UsageError where there are checkpoints and all are damaged.
         """
+        for half in self.folder.rglob(".aboutface-*"):
+            half.unlink(missing_ok=True)  # what a kill left of a file that was being written
         paths = self.checkpoints()
         for path in paths:
             try:

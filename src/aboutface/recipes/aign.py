@@ -1,88 +1,127 @@
-"""Train AIGN on 3D faces: half of them give their 2D keypoints, the other half show what 3D faces look like."""
+"""Train AIGN on 3D faces: half of them give their 2D keypoints, the other half show what 3D faces look like.
+
+No face gives both, so the depth that the network learns to give a face was never shown for that face.
+"""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from ..errors import UsageError
 from ..fit import FitSettings, Phase, Task, TensorBatches, fit
 from ..geometry import MIRROR_68
 from ..nn import Critic, gradient_penalty, wasserstein_critic_loss, wasserstein_generator_loss
 from ..nn.critic import Norm
 from ..reconstruct.aign import AIGN, AIGNSettings, Unit
 
+SMALL = AIGNSettings(size=32, filters=(32, 64, 128))
+"""For a CPU. A Gaussian also tells where in its pixel its centre lies, so a sixteenth of the published pixels will do."""
+
 
 @dataclass(frozen=True)
 class AIGNTraining:
-    """Settings of the recipe."""
+    """Settings of the recipe; those of the length and the machine are `FitSettings`."""
 
+    network: AIGNSettings = SMALL
+    """Sizes of the network."""
+    norm: Norm = "none"
+    """Normalisation of the critic, whose slope the penalty bounds already."""
     batch: int = 32
-    learning_rate: float = 2e-4
-    critic_rate: float = 2e-4
-    reprojection: float = 100.0
-    penalty: float = 0.1
-    both: bool = False
-    norm: Norm = "batch"
-    betas: tuple[float, float] = (0.5, 0.999)
-    hidden: tuple[int, ...] = (512, 512, 256, 256)
-    split: bool = True
+    """Faces per step, and as many others that are shown to the critic."""
+    learning_rate: float = 1e-3
+    """Adam's step at the start; it falls to zero along a cosine."""
+    critic_rate: float = 5e-4
+    """The same of the critic."""
+    reprojection: float = 10.0
+    """Weight of the mean distance along x and y, in face radii, of the reprojection from the keypoints."""
+    penalty: float = 1.0
+    """Weight of the critic's mean squared slope at real faces."""
+
+
+FIT = FitSettings(steps=1200, ema=0.99, log_every=200, device="cpu")
+"""Two to three minutes on one CPU core."""
 
 
 class AIGNTask(Task):
-    name = "aign"
-    version = 1
+    """Batches: `keypoints` (B, K, 2) and `shapes` (B, K, 3) of other faces, both as `Unit` has them."""
 
-    def __init__(self, training: AIGNTraining, settings, steps) -> None:
+    name = "aign"
+
+    def __init__(self, training: AIGNTraining, steps: int) -> None:
+        """steps: of the whole run, after which the learning rates are 0."""
         super().__init__()
-        self.training_settings = training
-        self.net = AIGN(settings)
-        self.critic = Critic(3 * self.net.settings.points, training.hidden, norm=training.norm)
-        self.steps = steps
+        self.settings, self.steps = training, steps
+        self.net = AIGN(training.network)
+        self.critic = Critic(3 * training.network.points, norm=training.norm)
 
     def phases(self) -> dict[str, Phase]:
-        t = self.training_settings
-        g = torch.optim.Adam(self.net.parameters(), t.learning_rate, t.betas)
-        c = torch.optim.Adam(self.critic.parameters(), t.critic_rate, t.betas)
-        def sched(o): return torch.optim.lr_scheduler.LambdaLR(o, lambda s: max(0.0, min(1.0, 2 - 2*s/self.steps)))
-        return {"generator": Phase(g, sched(g)), "critic": Phase(c, sched(c), averaged=False), "penalty": Phase(c, averaged=False)}
+        # Momentum of 0.5: what the critic said many steps ago was about other shapes.
+        net = Adam(self.net.parameters(), self.settings.learning_rate, (0.5, 0.999))
+        critic = Adam(self.critic.parameters(), self.settings.critic_rate, (0.5, 0.999))
+        return {
+            "generator": Phase(net, CosineAnnealingLR(net, self.steps)),
+            "critic": Phase(critic, CosineAnnealingLR(critic, self.steps), averaged=False),
+            # A step of its own, as released, by the same optimiser: Adam would undo the weight of one by itself.
+            "penalty": Phase(critic, averaged=False),
+        }
 
-    def loss(self, phase: str, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        t = self.training_settings
-        x, real = batch["keypoints"], batch["shapes"]
+    def loss(self, phase: str, batch: dict[str, Tensor], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        keypoints, real = batch["keypoints"], batch["shapes"]
         if phase == "generator":
-            g = self.net(x)
-            rep = (g.reprojected - x).abs().mean()
-            adv = wasserstein_generator_loss(self.critic(g.points))
-            return adv + t.reprojection * rep, {"reprojection": rep, "adversarial": adv}
-        if phase == "critic":
-            with torch.no_grad():
-                self.fake = self.net(x).points
-            if t.norm == "batch":
-                r, f = self.critic(real), self.critic(self.fake)
-            else:
-                r, f = self.critic(torch.cat([real, self.fake])).chunk(2)
-            return wasserstein_critic_loss(r, f), {}
-        pts = torch.cat([real, self.fake]) if t.both else real
-        return t.penalty * gradient_penalty(self.critic, pts), {}
+            return self._generator_loss(keypoints)
+        if phase == "penalty":
+            return self.settings.penalty * gradient_penalty(self.critic, real), {}
+        with torch.no_grad():
+            fake = self.net(keypoints).points
+        return wasserstein_critic_loss(self.critic(real), self.critic(fake)), {}
+
+    def _generator_loss(self, keypoints: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        seen = self.net(keypoints)
+        adversarial = wasserstein_generator_loss(self.critic(seen.points))
+        reprojection = (seen.reprojected - keypoints).abs().mean()
+        loss = adversarial + self.settings.reprojection * reprojection
+        return loss, {"adversarial": adversarial, "reprojection": reprojection}
 
 
-def train_aign(faces, training=None, settings=None, fit_settings=None, log=print) -> AIGN:
+def train_aign(
+    faces: Tensor,
+    training: AIGNTraining | None = None,
+    settings: FitSettings = FIT,
+    log: Callable[[str], None] = print,
+) -> AIGN:
+    """The network, with averaged weights and in evaluation mode, trained on faces (N, K, 3).
+
+    faces: orthographic, x right, y down, z forward, in any unit; 4 or more, of 68 keypoints if they are to be mirrored.
+    """
     training = training or AIGNTraining()
-    fit_settings = fit_settings or FitSettings()
-    gen = torch.Generator().manual_seed(fit_settings.seed)
-    faces = faces[torch.randperm(len(faces), generator=gen)].float()
-    faces = Unit.of(faces).points
-    if faces.shape[1] == 68:
-        faces = torch.stack([faces, faces[:, MIRROR_68] * torch.tensor([-1., 1, 1])], 1).flatten(0, 1)
-    if training.split:
-        n = len(faces)//4*2
-        a, b = faces[:n], faces[n:2*n]
-    else:
-        a, b = faces, faces.roll(len(faces)//2, 0)
-    torch.manual_seed(fit_settings.seed)
-    task = AIGNTask(training, settings, fit_settings.steps)
-    batches = TensorBatches({"keypoints": a[..., :2].contiguous(), "shapes": b}, training.batch, fit_settings.seed)
-    return fit(task, batches, fit_settings, log=log).averaged.net.eval()
+    points = training.network.points
+    if faces.ndim != 3 or faces.shape[1:] != (points, 3) or len(faces) < 4:
+        raise ValueError(f"faces: expected (4 or more, {points}, 3), got {tuple(faces.shape)}")
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        task = AIGNTask(training, settings.steps)
+    batches = TensorBatches(unpaired(faces, settings.seed), training.batch, settings.seed)
+    averaged = fit(task, batches, settings, log=log).averaged
+    assert isinstance(averaged, AIGNTask)
+    return averaged.net.eval()
+
+
+def unpaired(faces: Tensor, seed: int = 0) -> dict[str, Tensor]:
+    """`keypoints` (M, K, 2) of one random half of the faces (N, K, 3), `shapes` (M, K, 3) of the other, as units.
+
+    Faces of 68 keypoints come mirrored too, in their own half.
+    """
+    order = torch.randperm(len(faces), generator=torch.Generator().manual_seed(seed)).to(faces.device)
+    half = len(faces) // 2
+    seen, shown = Unit.of(faces[order[: 2 * half]]).points.float().split(half)
+    if faces.shape[1] == len(MIRROR_68):
+        seen, shown = torch.cat([seen, mirror(seen)]), torch.cat([shown, mirror(shown)])
+    return {"keypoints": seen[..., :2], "shapes": shown}
+
+
+def mirror(faces: Tensor) -> Tensor:
+    """Faces (..., 68, 3) as in a mirror."""
+    return faces[..., MIRROR_68, :] * torch.tensor([-1.0, 1.0, 1.0], dtype=faces.dtype, device=faces.device)

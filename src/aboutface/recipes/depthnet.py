@@ -6,21 +6,39 @@ DIR is a folder or tar of face crops with landmarks (as `aboutface data prepare`
 folder that holds ytf68-train.tar and aflw2000-3d-landmarks.npz (of which x and y are used).
 """
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from ..data import landmarks_of, load_landmarks, open_examples
 from ..errors import UsageError
 from ..face import MIRROR_68
 from ..fit import FitSettings, Phase, Run, Task, TensorBatches, fit
 from ..geometry import rotation_from_angles
+from ..metrics import centred
+from ..morphable import MeanHead
 from ..nn import Critic, gradient_penalty, wasserstein_critic_loss, wasserstein_generator_loss
-from ..reconstruct.depthnet import DepthNet, DepthNetOutput, DepthNetSettings, mirror, pair_loss
+from ..reconstruct.depthnet import (
+    DepthNet,
+    DepthNetOutput,
+    DepthNetSettings,
+    canonical_targets,
+    estimate_depth,
+    mirror,
+    normalise,
+    pair_loss,
+    posed_mean,
+)
 from ..reconstruct.landmark_baselines import to_unit
 from ..reconstruct.nonrigid import NonRigidShape
+from . import Trained
+
+LANDMARKS, VIDEOS = "aflw2000-3d-landmarks.npz", "ytf68-train.tar"
 
 FLAT = 0.02
 """Keypoints that lie within this share of their length of a line show no face."""
@@ -50,7 +68,96 @@ class DepthNetTraining:
     """Weight of DepthNet+GAN's critic, which compares depths with given ones."""
     critic_penalty: float = 0.1
     """Weight of the critic's squared gradient on given depths."""
+    test_share: float = 0.2
+    """Share of the faces with known depth that is kept out of training and graded."""
     fit: FitSettings = field(default_factory=lambda: FitSettings(steps=6000, log_every=500))
+
+    def __post_init__(self) -> None:
+        for name in ("gauge", "adversarial", "critic_penalty"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(self, name)}")
+        if self.batch < 2 or not self.learning_rate > 0 or not 0 <= self.test_share < 1:
+            raise UsageError(
+                f"--batch {self.batch} --learning-rate {self.learning_rate:g} --test-share {self.test_share:g}: "
+                "expected 2 or more, above 0, and 0 or more but less than 1"
+            )
+        if not self.hidden or min(self.hidden) < 1:
+            raise UsageError(f"--hidden {self.hidden}: expected one or more sizes above 0")
+
+    def train(self, data: Path, run: Run, log: Callable[[str], None]) -> Trained:
+        """Train on the 2D keypoints of `data`; scores on faces kept aside, where their depth is known."""
+        points, depth = read_keypoints(data, log)
+        known = torch.nonzero(depth.isfinite().all(1))[:, 0]
+        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(self.fit.seed))
+        test = known[order[: round(self.test_share * len(known))]]
+        rest = torch.ones(len(points), dtype=torch.bool)
+        rest[test] = False
+        labels = depth[rest] if self.adversarial else None
+        if labels is not None and not labels.isfinite().all():
+            raise UsageError(f"--adversarial: {data} lacks the depth of some faces; give an .npz of (N, 68, 3) points")
+        net = train_depthnet(TrainingFaces(points[rest], labels), self, run, log)
+        scores = score(net, points[test], depth[test]) if len(test) else {}
+        sizes = asdict(net.settings)
+        return Trained(dict(net.state_dict()), scores, {"network": sizes, "training": asdict(self)})
+
+
+def read_keypoints(data: Path, log: Callable[[str], None]) -> tuple[Tensor, Tensor]:
+    """Keypoints (N, 68, 2) in pixels and depths (N, 68), NaN where unknown, of a file or folder as named above.
+
+    Faces that are not finite or lie in a line are left out and counted. Raises UsageError where none is left.
+    """
+    known = [data / name for name in (LANDMARKS, VIDEOS) if data.is_dir() and (data / name).is_file()]
+    parts = [_read(path) for path in known or [data]]
+    points, depth = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    keep = usable(points)
+    bad = {name: why for part in parts for name, why in part[2].items()}
+    for why in list(bad.values())[:10]:
+        log(f"left out: {why}")
+    log(f"{int(keep.sum())} faces with keypoints; {len(bad)} unreadable, {int((~keep).sum())} in a line or not finite")
+    if keep.sum() < 2:
+        raise UsageError(f"{data}: no two faces with usable landmarks; aboutface data prepare finds them in photos")
+    return points[keep], depth[keep]
+
+
+def _read(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
+    """Keypoints, depths, and what could not be read."""
+    if path.suffix == ".npz":
+        found = load_landmarks(path)
+        if found.points.shape[1] != 68:
+            raise UsageError(f"{path}: expected 68 landmarks per face, got {found.points.shape[1]}")
+        points = found.points
+        depth = points[..., 2] if points.shape[-1] == 3 else torch.full(points.shape[:2], math.nan)
+        return points[..., :2], depth, {}
+    examples = open_examples(path)
+    points, bad = landmarks_of(examples)
+    return torch.from_numpy(points), torch.full(points.shape[:2], math.nan), examples.bad | bad
+
+
+@torch.no_grad()
+def score(net: DepthNet, points: Tensor, depth: Tensor) -> dict[str, float]:
+    """Depth against truth on faces (N, 68, 2) with depths (N, 68), each face less its mean.
+
+    Errors are root mean squares within a face over its root-mean-square keypoint radius; correlations are within a
+    face. `network` is one forward pass towards a frontal face; `photo` is what a photo gets (see `estimate_depth`);
+    `mean_face` is the measured mean face in the fitted pose, which knows 3D.
+    """
+    mean_face = MeanHead.load().landmarks
+    points, truth = points.float(), centred(depth.float())
+    size = to_unit(points)[1]
+    normal = normalise(points, mean_face)
+    frontal = canonical_targets(mean_face)[:1].expand(len(points), -1, -1)
+    guesses = {
+        "network": net(points, frontal).depth / size[:, None],
+        "photo": estimate_depth(net, normal, mean_face),
+        "mean_face": posed_mean(mean_face, normal.rotation)[..., 2],
+    }
+    result = {"test_faces": float(len(points))}
+    truth = truth / size[:, None]
+    for name, guess in guesses.items():
+        guess = centred(guess)
+        result[f"{name}_correlation"] = round(torch.cosine_similarity(guess, truth, dim=1).mean().item(), 4)
+        result[f"{name}_error"] = round((guess - truth).square().mean(1).sqrt().mean().item(), 4)
+    return result
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +272,9 @@ def train_depthnet(
         faces = TrainingFaces(faces.points, gauge_depth(faces.points), faces.images, faces.pairs)
     task = DepthNetTask(net, faces, training)
     pairs = faces.pairs
-    index = {"source": torch.arange(len(faces.points))} if pairs is None else dict(source=pairs[:, 0], target=pairs[:, 1])
+    index = {"source": torch.arange(len(faces.points))}
+    if pairs is not None:
+        index = {"source": pairs[:, 0], "target": pairs[:, 1]}
     if pairs is None and len(faces.points) < 2:
         raise UsageError(f"training needs at least two faces, got {len(faces.points)}")
     averaged = fit(task, TensorBatches(index, training.batch, training.fit.seed), training.fit, run, log=log).averaged

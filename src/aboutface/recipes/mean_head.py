@@ -8,6 +8,8 @@ Technologies), bent so that it passes through those landmarks and resampled in c
 """
 
 import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +19,32 @@ from torch import Tensor
 from ..errors import UsageError
 from ..face import MIRROR_68
 from ..filters import blur, smoothstep
+from ..fit import Run
 from ..geometry import apply, procrustes, similarity
 from ..morphable import MeanHead, bend
 from ..render import interpolate, rasterize
+from . import Trained
+
+
+@dataclass(frozen=True)
+class MeanHeadTraining:
+    """Settings of the recipe. It measures; there is nothing to learn step by step."""
+
+    rows: int = 160
+    """Heights at which the head is measured."""
+    columns: int = 160
+    """Azimuths at which it is measured."""
+    heads: int = 200
+    """Random heads that are averaged."""
+    seed: int = 0
+    """Their seed."""
+
+    def train(self, data: Path, run: Run, log: Callable[[str], None]) -> Trained:
+        """Measure from the folder `data`, which holds the two files named above."""
+        head = train_mean_head(data, self.rows, self.columns, self.heads, self.seed)
+        tensors = {"radius": head.radius, "heights": head.heights, "landmarks": head.landmarks}
+        return Trained(tensors, {"rows": float(len(head.heights))}, asdict(self))
+
 
 MIRROR = torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)
 INNER = torch.arange(17, 68)

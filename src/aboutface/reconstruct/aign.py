@@ -81,10 +81,9 @@ class AIGN(nn.Module):
     def __init__(self, settings: AIGNSettings | None = None) -> None:
         super().__init__()
         self.settings = s = settings or AIGNSettings()
-        layers, side = _halve(s.points, s.points), (s.size + 1) // 2
-        before = s.points
+        layers, before, side = _conv(s.points, s.points, 2), s.points, (s.size + 1) // 2
         for after in s.filters:
-            layers += _halve(before, after) + _conv(after, after, 1)
+            layers += _conv(before, after, 2) + _conv(after, after, 1)
             before, side = after, (side + 1) // 2
         layers += [nn.Flatten(), nn.Linear(before * side**2, s.units), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
@@ -96,8 +95,7 @@ class AIGN(nn.Module):
         if keypoints.shape[1:] != (self.settings.points, 2):
             raise ValueError(f"keypoints: expected (B, {self.settings.points}, 2), got {tuple(keypoints.shape)}")
         maps = heat_maps((keypoints / REACH + 1) / 2 * self.settings.size, self.settings.size)
-        heads = self.heads(self.layers(maps)).split(self.widths, -1)
-        sines, cosines, shape, translation, focal, centre = heads
+        sines, cosines, shape, translation, focal, centre = self.heads(self.layers(maps)).split(self.widths, -1)
         # 1 + cosine: an untrained net sees faces at rest. The angle of both together is always one of a rotation.
         yaw, pitch, roll = torch.rad2deg(torch.atan2(sines, 1 + cosines)).unbind(-1)
         rotation, shape = rotation_from_angles(yaw, pitch, roll), shape.unflatten(-1, (-1, 3))
@@ -130,10 +128,6 @@ def heat_maps(pixels: Tensor, size: int, sigma: float = 1.0) -> Tensor:
     centres = torch.arange(size, dtype=pixels.dtype, device=pixels.device) + 0.5
     along = torch.softmax(-(centres - pixels[..., None]).square() / (2 * sigma**2), -1)
     return along[..., 1, :, None] * along[..., 0, None, :]
-
-
-def _halve(before: int, after: int) -> list[nn.Module]:
-    return _conv(before, after, 2)
 
 
 def _conv(before: int, after: int, stride: int) -> list[nn.Module]:

@@ -32,7 +32,7 @@ from .landmark_baselines import carry, to_unit
 FIELD_OF_VIEW = 10.0
 """Degrees across the face crop. DepthNet is affine: a long lens is the nearest pinhole camera."""
 RESIDUAL_GAIN = 5.0
-"""Residuals of a 2D registration are about a fifth of a face's size; networks learn faster from inputs of equal size."""
+"""Residuals of a 2D registration are about a fifth of a face; a network learns faster from inputs of equal size."""
 
 Formulation = Literal["separate", "secondary", "pseudo-inverse"]
 
@@ -98,7 +98,11 @@ class DepthNet(nn.Module):
         return self.encoder(images)
 
     def forward(
-        self, source: Tensor, target: Tensor, source_features: Tensor | None = None, target_features: Tensor | None = None
+        self,
+        source: Tensor,
+        target: Tensor,
+        source_features: Tensor | None = None,
+        target_features: Tensor | None = None,
     ) -> DepthNetOutput:
         """Raises ValueError where a network of case A gets no features, or keypoints have another number."""
         s = self.settings
@@ -138,8 +142,8 @@ class DepthNet(nn.Module):
 def left_over(source: Tensor, target: Tensor) -> Tensor:
     """What the best affine of points (B, K, 2 or 3) leaves of target points (B, K, 2).
 
-    Of flat points it is what depth has to explain; of lifted ones, what the closed form of section 2.3 cannot. Points in
-    a line (or, lifted, in a plane) are fitted as far as they go, but have no gradient.
+    Of flat points it is what depth has to explain; of lifted ones, what the closed form of section 2.3 cannot. Points
+    in a line (or, lifted, in a plane) are fitted as far as they go, but have no gradient.
     """
     basis, _ = torch.linalg.qr(torch.cat([source, torch.ones_like(source[..., :1])], -1))
     return target - basis @ (basis.mT @ target)
@@ -157,8 +161,8 @@ def carried(source: Tensor, target: Tensor, output: DepthNetOutput, formulation:
 def pair_loss(source: Tensor, target: Tensor, output: DepthNetOutput, formulation: Formulation) -> Tensor:
     """Mean squared error of the carried keypoints (equation 1), in units of the target's size.
 
-    The closed form is the affine of least error, so its error needs no affine at all, and whether gradients flow through
-    the affine makes no difference (a test shows it).
+    The closed form is the affine of least error, so its error needs no affine at all, and whether gradients flow
+    through the affine makes no difference (a test shows it).
     """
     size = to_unit(target)[1][:, None, None]
     if formulation == "separate":
