@@ -112,19 +112,18 @@ def test_bad_rows_are_dropped_and_counted(tmp_path):
     np.savez(tmp_path / "faces.npz", points=points, yaw_deg=yaw)
     faces, dropped = protocol.read_landmarks(tmp_path / "faces.npz")
     assert len(faces) == 7
-    assert sorted(dropped.values()) == [1, 2, 2]
-    assert any("finite" in reason for reason in dropped)
+    assert dropped == {"not finite": 1, "yaw beyond 90 degrees": 2, "all points in one line or place": 2}
 
 
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
         ({"points": np.zeros((5, 66, 3))}, "landmarks_68_from_66"),
-        ({"points": np.zeros((5, 68, 2))}, r"expected points \(N, 68, 3\)"),
-        ({"other": np.zeros(3)}, "nothing of that name"),
+        ({"points": np.zeros((5, 68, 2))}, r"expected 3D points \(N, 68, 3\)"),
+        ({"other": np.zeros(3)}, "other|expected"),
         ({"points": np.zeros((5, 68, 3)), "yaw_deg": np.zeros(4)}, "yaw_deg"),
-        ({"points": np.zeros((0, 68, 3)), "yaw_deg": np.zeros(0)}, "empty"),
-        ({"points": np.full((5, 68, 3), np.nan)}, "5 dropped"),
+        ({"points": np.zeros((0, 68, 3)), "yaw_deg": np.zeros(0)}, "no face is usable"),
+        ({"points": np.full((5, 68, 3), np.nan)}, "5 with NaN"),
         ({"points": np.array([{}])}, "cannot be read"),
     ],
 )
@@ -187,11 +186,12 @@ def test_too_few_faces_of_a_pose_are_said(landmark_file):
 
 
 def test_the_split_by_identity_shares_nobody(video_file):
-    faces, _ = protocol.read_videos(video_file, images=False)
+    faces, _ = protocol.read_videos(video_file)
     split = protocol.split_by_identity(faces, torch.zeros(1, 68, 3), seed=0)
     assert split.train.identity is not None
     assert split.test.identity is not None
-    assert len(split.test) == 8
+    assert 0 < len(split.test) < 20
+    assert len(split.test) + len(split.train) == 40
     assert not set(split.train.identity.tolist()) & set(split.test.identity.tolist())
 
 

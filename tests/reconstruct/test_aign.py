@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from aboutface.fit import FitSettings
 from aboutface.geometry import rotation_from_angles
-from aboutface.metrics import depth_corr_centred, similarity_score
+from aboutface.metrics import centred, correlation, similarity_score
 from aboutface.morphable import MeanHead
 from aboutface.recipes.aign import FIT, AIGNTask, AIGNTraining, mirror, train_aign, unpaired
 from aboutface.reconstruct.aign import AIGN, AIGNSettings, Unit, heat_maps
@@ -181,23 +181,23 @@ def test_weights_of_the_losses_count():
     assert_close(thrice, 3 * once)
 
 
-@pytest.mark.parametrize("inside_out", [False, True])
-def test_depth_is_what_the_shown_faces_say(inside_out):
-    """The same keypoints, and a critic that was shown faces or their hollow masks: depth follows the critic.
+def test_depth_is_what_the_shown_faces_say():
+    """A critic that was shown hollow masks makes faces hollow: nothing but the critic knows which way is in front.
 
-    Keypoints alone do not tell the two apart, and no depth of the faces that give keypoints is ever shown.
+    Keypoints do not tell the two apart, and no depth of the faces that give keypoints is ever shown.
     """
-    sign = INSIDE_OUT if inside_out else 1.0
-    settings = FitSettings(steps=250, ema=0.98, log_every=250, device="cpu")
-    net = train_aign(heads(600) * sign, TINY, settings, log=lambda _: None)
-    test = heads(100, seed=1) * sign
-    points = net.estimate(test[..., :2])
-    print(similarity_score(points[..., 2], test[..., 2]).correlation.quantile(torch.tensor([0, .1, .5])), depth_corr_centred(points[..., 2], test[..., 2]), (points-test)[..., :2].abs().mean() / Unit.of(test).size.mean())
-    assert 0
+    settings = FitSettings(steps=240, ema=0.97, log_every=240, device="cpu")
+    net = train_aign(heads(400) * INSIDE_OUT, replace(TINY, batch=16), settings, log=lambda _: None)
+    test = heads(100, seed=1) * INSIDE_OUT
+    depth, truth = net.estimate(test[..., :2])[..., 2], centred(test[..., 2])
+    # Within a face: one depth for all would reach 0.69 in nine of ten, a net without a critic -0.59.
+    assert similarity_score(depth, truth).correlation.quantile(0.1) > 0.8
+    # Across faces, with its sign: one depth for all has none.
+    assert correlation(depth, truth, 0).mean() > 0.5
 
 
 def test_training_repeats_itself():
-    settings = replace(FIT, steps=3, log_every=3)
+    settings = replace(FIT, steps=3, log_every=3, device="cpu")
     nets = [train_aign(heads(12), TINY, settings, log=lambda _: None) for _ in range(2)]
     assert not nets[0].training
     for first, second in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):

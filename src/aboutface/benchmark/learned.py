@@ -1,8 +1,8 @@
 """The networks of the experiments, trained when first asked for: models 3 to 8, and those of Tables 2 and 3.
 
 Models 3 and 5 share a network, 4 and 6 another: they differ in the affine at test time only. Networks of case A begin
-as those of case B, blind to the pictures (`with_images`), and train on: 18 million weights from nothing would take a CPU
-hours.
+as those of case B, blind to the pictures (`with_images`), and train on: 18 million weights from nothing would take
+hours on a CPU.
 """
 
 from collections.abc import Callable

@@ -1,8 +1,5 @@
 """Faces, pairs and predictors of the DepthNets experiments, and the one way in which all models are scored."""
 
-import io
-import json
-import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -12,7 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..errors import UsageError
+from .. import data
+from ..data import load_landmarks, open_examples
+from ..errors import AboutfaceError, UsageError
 from ..geometry import angles_from_rotation, similarity
 from ..metrics import mse, mse_norm
 from ..morphable import MeanHead
@@ -168,43 +167,34 @@ def split_by_pose(faces: Faces, seed: int, per_pose: int = 75) -> Split:
     return Split(seed, train, faces[test], torch.cat([train.points, train.depth[..., None]], -1))
 
 
-def split_by_identity(faces: Faces, shapes: Tensor, seed: int, test_share: float = 0.2) -> Split:
-    """A share of the people to test, the others to train: Table 1."""
+def split_by_identity(faces: Faces, shapes: Tensor, seed: int) -> Split:
+    """About a fifth of the people to test, the others to train: Table 1."""
     assert faces.identity is not None
-    people = faces.identity.unique()
-    order = torch.randperm(len(people), generator=torch.Generator().manual_seed(seed))
-    tested = torch.isin(faces.identity, people[order[: max(1, round(test_share * len(people)))]])
-    train, test = (faces[torch.nonzero(mask)[:, 0]] for mask in (~tested, tested))
-    return Split(seed, train, test, shapes)
+    parts = data.split_by_identity([str(person) for person in faces.identity.tolist()], seed=seed)
+    if not all(len(part) for part in parts.values()):
+        raise UsageError(f"too few people to train and test: {len(faces.identity.unique())}; give a set with more")
+    return Split(seed, faces[parts["train"]], faces[parts["test"]], shapes)
 
 
 def read_landmarks(path: Path, frame: float = FRAME) -> tuple[Faces, dict[str, int]]:
-    """3D landmarks of an NPZ file, and how many faces were dropped for which reason.
+    """3D landmarks of an NPZ file (see `data.load_landmarks`), and how many faces were dropped for which reason.
 
-    The file holds `points` (N, 68, 3) in pixels, x right, y down, z of either direction (the nose says which), and
-    perhaps `yaw_deg` (N,); where that is missing, yaw is measured with the mean face. `frame`: pixels of unit length.
+    Where the file has no yaw, it is measured with the mean face. `frame`: pixels of unit length.
 
     Raises UsageError where the file cannot be read, is of another form or holds no usable face.
     """
-    points, yaw = _read_npz(path)
-    dropped: dict[str, int] = {}
-
-    def keep(good: Tensor, reason: str) -> None:
-        nonlocal points, yaw
-        if not good.all():
-            dropped[reason] = int((~good).sum())
-        points, yaw = points[good], None if yaw is None else yaw[good]
-
-    keep(points.isfinite().all(-1).all(-1), "numbers that are not finite")
-    flat = torch.linalg.svdvals(points[..., :2] - points[..., :2].mean(1, keepdim=True))
-    keep(flat[:, 1] > 1e-3 * flat[:, 0], "all points in one line or place")
-    if len(points) and (points[:, 30, 2] > points[:, [0, 16], 2].mean(1)).double().mean() > 0.5:
-        points = points * torch.tensor([1.0, 1.0, -1.0], dtype=torch.float64)
+    found = load_landmarks(path)
+    points, dropped = found.points.double(), {reason: count for reason, count in found.dropped.items() if count}
+    if points.shape[1:] != (KEYPOINTS, 3):
+        raise UsageError(f"{path}: expected 3D points (N, {KEYPOINTS}, 3), got {tuple(points.shape)}")
+    spread = torch.linalg.svdvals(points[..., :2] - points[..., :2].mean(1, keepdim=True))
+    good = spread[:, 1] > 1e-3 * spread[:, 0]
+    if not good.all():
+        dropped["all points in one line or place"] = int((~good).sum())
+    points, yaw = points[good], None if found.yaw is None else found.yaw[good].double()
     yaw = measured_yaw(points) if yaw is None else yaw
-    keep(yaw.abs() <= 90, "yaw unknown or beyond 90 degrees")
     if not len(points):
-        raise UsageError(f"{path}: no usable face ({_list(dropped) or 'the file is empty'})")
-    assert yaw is not None
+        raise UsageError(f"{path}: no usable face ({_list(dropped)})")
     return Faces(points[..., :2] / frame, points[..., 2] / frame, yaw), dropped
 
 
@@ -217,95 +207,52 @@ def measured_yaw(points: Tensor) -> Tensor:
     return -angles_from_rotation(rotation)[0]
 
 
-def read_videos(path: Path, images: bool = True, limit: int | None = None) -> tuple[Faces, dict[str, int]]:
-    """Face crops with keypoints and identities of a tar (KEY.jpg, KEY.json), scaled into 80 x 80; counts of dropped.
+def read_videos(path: Path, limit: int | None = None) -> tuple[Faces, dict[str, int]]:
+    """Face crops with keypoints and identities (see `data.open_examples`), scaled into 80 x 80; counts of dropped.
 
     The longer side becomes 80 pixels; the shorter is centred, with black beside it. `limit`: people, the first ones.
     Raises UsageError where the file cannot be read or holds no usable face.
     """
-    dropped: dict[str, int] = {}
-    examples: list[tuple[str, str, np.ndarray, np.ndarray]] = []
-    people: dict[str, int] = {}
-    for key, members in _examples(path):
-        try:
-            record = json.loads(members[".json"])
-            name = str(record["identity"])
-            if limit is not None and name not in people and len(people) >= limit:
-                break
-            picture, points = _crop(members[".jpg"], np.array(record["landmarks68"], dtype=np.float64), images)
-        except (KeyError, TypeError, ValueError, OSError) as error:
-            dropped[reason] = dropped.get(reason := f"unreadable ({type(error).__name__})", 0) + 1
+    source = open_examples(path)
+    names = list(dict.fromkeys(name for name in source.identities if name is not None))[:limit]
+    numbers = {name: number for number, name in enumerate(names)}
+    found: list[tuple[str, int, np.ndarray, np.ndarray]] = []
+    dropped: dict[str, int] = {"damaged": len(source.bad)} if source.bad else {}
+    for index, name in enumerate(source.identities):
+        if limit is not None and name not in numbers:
             continue
-        people.setdefault(name, len(people))
-        examples.append((key, name, picture, points))
-    if not examples:
-        raise UsageError(f"{path}: no usable face ({_list(dropped) or 'the file is empty'})")
-    pictures = torch.from_numpy(np.stack([picture for _, _, picture, _ in examples]))[:, None].float() / 255
-    return Faces(
-        torch.from_numpy(np.stack([points for *_, points in examples])),
-        images=pictures if images else None,
-        identity=torch.tensor([people[name] for _, name, _, _ in examples]),
-        keys=tuple(key for key, *_ in examples),
-    ), dropped
+        try:
+            example = source[index]
+            if example.landmarks is None or name is None:
+                raise UsageError("without landmarks or identity")
+            found.append((example.key, numbers[name], *_crop(example.pixels, example.landmarks)))
+        except AboutfaceError:
+            dropped[reason] = dropped.get(reason := "picture, landmarks or identity missing or broken", 0) + 1
+    if not found:
+        raise UsageError(f"{path}: no usable face ({_list(dropped)})")
+    keys, people, pictures, points = zip(*found, strict=True)
+    images = torch.from_numpy(np.stack(pictures))[:, None].float() / 255
+    faces = Faces(torch.from_numpy(np.stack(points)), images=images, identity=torch.tensor(people), keys=keys)
+    return faces, dropped
 
 
 def read_picture(path: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
-    """The colour crop (H, W, 3) uint8 of one example of a tar, and its keypoints (68, 2) in its own pixels."""
-    with tarfile.open(path) as tar:
-        picture, record = (tar.extractfile(key + suffix) for suffix in (".jpg", ".json"))
-        assert picture is not None
-        assert record is not None
-        with Image.open(picture) as image:
-            return np.array(image.convert("RGB")), np.array(json.load(record)["landmarks68"], dtype=np.float64)
+    """The colour crop (H, W, 3) uint8 of one example of a source, and its keypoints (68, 2) in its own pixels."""
+    source = open_examples(path)
+    example = next(source[index] for index, entry in enumerate(source.entries) if entry.key == key)
+    assert example.landmarks is not None
+    return example.pixels, example.landmarks.astype(np.float64)
 
 
-def _crop(file: bytes, points: np.ndarray, images: bool) -> tuple[np.ndarray, np.ndarray]:
-    if points.shape != (KEYPOINTS, 2) or not np.isfinite(points).all():
-        raise ValueError(f"expected {KEYPOINTS} finite points, got {points.shape}")
-    with Image.open(io.BytesIO(file)) as image:
-        scale = CROP / max(image.size)
-        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        left, top = (CROP - size[0]) // 2, (CROP - size[1]) // 2
-        canvas = Image.new("L", (CROP, CROP))
-        if images:
-            canvas.paste(image.convert("L").resize(size, Image.Resampling.LANCZOS), (left, top))
-        factor = np.array(size) / image.size
-    return np.array(canvas), points * factor + [left, top]
-
-
-def _examples(path: Path):
-    """Key and members of each example of a tar, sorted by key."""
-    found: dict[str, dict[str, bytes]] = {}
-    try:
-        with tarfile.open(path) as tar:
-            for member in tar:
-                file = tar.extractfile(member) if member.isfile() else None
-                if file is not None and (suffix := Path(member.name).suffix) in (".jpg", ".json"):
-                    found.setdefault(member.name.removesuffix(suffix), {})[suffix] = file.read()
-    except (OSError, tarfile.TarError) as error:
-        raise UsageError(f"{path}: cannot be read as a tar of faces ({error}); give ytf68-train.tar") from None
-    return sorted(found.items())
-
-
-def _read_npz(path: Path) -> tuple[Tensor, Tensor | None]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("points", "yaw_deg") if name in file}
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"{path}: cannot be read as an NPZ file of landmarks ({error})") from None
-    points = arrays.get("points")
-    if points is None or points.ndim != 3 or points.shape[2] != 3 or not np.issubdtype(points.dtype, np.number):
-        form = "nothing of that name" if points is None else f"{points.shape} {points.dtype}"
-        raise UsageError(f"{path}: expected points (N, {KEYPOINTS}, 3), got {form}")
-    if points.shape[1] != KEYPOINTS:
-        raise UsageError(
-            f"{path}: expected {KEYPOINTS} points per face, got {points.shape[1]}; "
-            "66 become 68 with aboutface.geometry.landmarks_68_from_66"
-        )
-    yaw = arrays.get("yaw_deg")
-    if yaw is not None and yaw.shape != points.shape[:1]:
-        raise UsageError(f"{path}: expected yaw_deg {points.shape[:1]}, got {yaw.shape}")
-    return torch.from_numpy(points).double(), None if yaw is None else torch.from_numpy(yaw).double()
+def _crop(pixels: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The picture in grey (80, 80) uint8, and its keypoints there."""
+    image = Image.fromarray(pixels).convert("L")
+    scale = CROP / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    left, top = (CROP - size[0]) // 2, (CROP - size[1]) // 2
+    canvas = Image.new("L", (CROP, CROP))
+    canvas.paste(image.resize(size, Image.Resampling.LANCZOS), (left, top))
+    return np.array(canvas), points.astype(np.float64) * (np.array(size) / image.size) + [left, top]
 
 
 def _list(dropped: dict[str, int]) -> str:

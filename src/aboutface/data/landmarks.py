@@ -34,25 +34,31 @@ def load_landmarks(path: str | PathLike[str]) -> Landmarks:
 
     The array is the entry `points`, `landmarks68` or `landmarks`, or the only one; `yaw_deg` (N,) may stand beside it.
     Faces with NaN or a yaw beyond 90 degrees (junk in these files) are left out and counted. Points of AFLW that are
-    not visible (-1) are marked. AFLW2000-3D's z points towards the camera and is turned round; elsewhere z is taken to
-    be forward. Raises UsageError where the file is absent, broken or holds another number of points.
+    not visible (-1) are marked. Where z points towards the camera (as in AFLW2000-3D: the noses tell), it is turned
+    round. Raises UsageError where the file is absent, broken, has no usable face or holds another number of points.
     """
     path = Path(path)
     points, yaw = _load(path)
     visible = (points != -1).all(-1) if points.shape[1] == 21 else np.ones(points.shape[:2], bool)
-    if path.name.startswith("aflw2000") and points.shape[2] == 3:
-        points = points * np.array([1, 1, -1], np.float32)
     finite = np.isfinite(points).all((1, 2))
     straight = np.ones(len(points), bool) if yaw is None else np.abs(yaw) <= 90  # NaN is not, either
     keep = finite & straight
     if not keep.any():
         raise UsageError(f"{path}: no face is usable: {len(points)} in all, {int((~finite).sum())} with NaN")
+    points = _z_forward(points[keep])
     return Landmarks(
-        torch.from_numpy(points[keep]),
+        torch.from_numpy(points),
         torch.from_numpy(visible[keep]),
         None if yaw is None else torch.from_numpy(yaw[keep]),
         {"not finite": int((~finite).sum()), "yaw beyond 90 degrees": int((finite & ~straight).sum())},
     )
+
+
+def _z_forward(points: np.ndarray) -> np.ndarray:
+    """Points (N, 68, 3) with most nose tips nearer to the camera than the jaw's ends; others as they are."""
+    if points.shape[1:] == (68, 3) and np.mean(points[:, 30, 2] > points[:, [0, 16], 2].mean(1)) > 0.5:
+        return points * np.array([1, 1, -1], np.float32)
+    return points
 
 
 def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None]:

@@ -18,7 +18,7 @@ from ..nn.critic import Norm
 from ..reconstruct.aign import AIGN, AIGNSettings, Unit
 
 SMALL = AIGNSettings(size=32, filters=(32, 64, 128))
-"""For a CPU. A Gaussian also tells where in its pixel its centre lies, so a sixteenth of the published pixels will do."""
+"""For a CPU. A Gaussian also tells where in its pixel its centre lies, so far fewer pixels than published will do."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class AIGNTraining:
     """Weight of the critic's mean squared slope at real faces."""
 
 
-FIT = FitSettings(steps=1200, ema=0.99, log_every=200, device="cpu")
-"""Two to three minutes on one CPU core."""
+FIT = FitSettings(steps=1200, ema=0.99, log_every=200)
+"""Two minutes on one CPU core."""
 
 
 class AIGNTask(Task):
@@ -92,7 +92,7 @@ def train_aign(
     settings: FitSettings = FIT,
     log: Callable[[str], None] = print,
 ) -> AIGN:
-    """The network, with averaged weights and in evaluation mode, trained on faces (N, K, 3).
+    """The network, with averaged weights, in evaluation mode and on the CPU, trained on faces (N, K, 3).
 
     faces: orthographic, x right, y down, z forward, in any unit; 4 or more, of 68 keypoints if they are to be mirrored.
     """
@@ -106,7 +106,7 @@ def train_aign(
     batches = TensorBatches(unpaired(faces, settings.seed), training.batch, settings.seed)
     averaged = fit(task, batches, settings, log=log).averaged
     assert isinstance(averaged, AIGNTask)
-    return averaged.net.eval()
+    return averaged.net.cpu().eval()
 
 
 def unpaired(faces: Tensor, seed: int = 0) -> dict[str, Tensor]:

@@ -58,7 +58,7 @@ class DepthNetTraining:
     """Pairs per step."""
     learning_rate: float = 1e-3
     """Adam's step at the start; it falls to zero along a cosine."""
-    gauge: float = 0.1
+    gauge: float = 0.25
     """Weight of staying near the depths that a non-rigid factorisation of all faces gives, or near given ones; 0 is the
     paper, whose depths have no scale, tilt, offset or sign."""
     turn: tuple[float, float, float] = (20.0, 10.0, 15.0)

@@ -13,7 +13,7 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from ..nn import ImagePair, SiameseEncoder
 from ..nn.siamese import glorot_
 from ..render.facewarper import FACEWARPER_TRIANGLES
 from ..scene import Camera, Mesh, Pose, Scene
-from ..weights import load
+from ..weights import info, load
 from .landmark_baselines import carry, to_unit
 
 FIELD_OF_VIEW = 10.0
@@ -300,7 +300,12 @@ def _around(points: Tensor, photo: Photo) -> tuple[int, int, int, int]:
 
 @lru_cache(maxsize=1)
 def _shipped() -> DepthNet:
-    net = DepthNet()
-    tensors = {name: tensor.float() for name, tensor in load("depthnet").items()}
-    net.load_state_dict(tensors)
+    sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in _card_sizes().items()}
+    net = DepthNet(DepthNetSettings(**sizes))
+    net.load_state_dict({name: tensor.float() for name, tensor in load("depthnet").items()})
     return net.eval()
+
+
+def _card_sizes() -> dict[str, Any]:
+    """The `DepthNetSettings` that the weight file was trained with."""
+    return info("depthnet").settings["network"]
