@@ -10,7 +10,7 @@ from aboutface.fit import FitSettings
 from aboutface.geometry import rotation_from_angles
 from aboutface.metrics import centred, correlation, similarity_score
 from aboutface.morphable import MeanHead
-from aboutface.recipes.aign import FIT, AIGNTask, AIGNTraining, mirror, train_aign, unpaired
+from aboutface.recipes.aign import AIGNTask, AIGNTraining, mirror, train_aign, unpaired
 from aboutface.reconstruct.aign import AIGN, AIGNSettings, Unit, heat_maps
 
 TINY = AIGNTraining(network=AIGN.tiny().settings)
@@ -118,6 +118,15 @@ def test_estimates_without_depth_are_the_reprojection(net):
     assert_close(xy, net(unit.points).reprojected * unit.size + unit.centre)
 
 
+def test_estimates_are_finite_and_of_the_type_given(net):
+    pixels = heads(3)[..., :2].double()
+    pixels[0] = 40.0
+    points = net.estimate(pixels)
+    assert points.dtype == torch.float64
+    assert points.isfinite().all()
+    assert_close(points[0, :, 2], torch.zeros(68).double())
+
+
 def test_other_keypoints_are_refused():
     with pytest.raises(ValueError, match=r"expected \(B, 68, 2\), got \(2, 66, 2\)"):
         AIGN.tiny()(torch.zeros(2, 66, 2))
@@ -150,7 +159,7 @@ def test_a_mirrored_face_is_the_face_of_the_mirrored_head():
 
 def test_phases_move_their_own_side():
     torch.manual_seed(0)
-    task = AIGNTask(TINY, steps=5)
+    task = AIGNTask(TINY)
     phases = task.phases()
     assert list(phases) == ["generator", "critic", "penalty"]
     batch = {name: points[:8] for name, points in unpaired(heads(16)).items()}
@@ -168,7 +177,7 @@ def test_phases_move_their_own_side():
 def test_weights_of_the_losses_count():
     torch.manual_seed(0)
     batch = {name: points[:8] for name, points in unpaired(heads(16)).items()}
-    task = AIGNTask(TINY, steps=5)
+    task = AIGNTask(TINY)
     task.net.eval()
     loss, terms = task.loss("generator", batch, 0)
     assert_close(loss, terms["adversarial"] + 10 * terms["reprojection"])
@@ -187,7 +196,7 @@ def test_depth_is_what_the_shown_faces_say():
     Keypoints do not tell the two apart, and no depth of the faces that give keypoints is ever shown.
     """
     settings = FitSettings(steps=240, ema=0.97, log_every=240, device="cpu")
-    net = train_aign(heads(400) * INSIDE_OUT, replace(TINY, batch=16), settings, log=lambda _: None)
+    net = train_aign(heads(400) * INSIDE_OUT, replace(TINY, batch=16, fit=settings), log=lambda _: None)
     test = heads(100, seed=1) * INSIDE_OUT
     depth, truth = net.estimate(test[..., :2])[..., 2], centred(test[..., 2])
     # Within a face: one depth for all would reach 0.69 in nine of ten, a net without a critic -0.59.
@@ -197,8 +206,8 @@ def test_depth_is_what_the_shown_faces_say():
 
 
 def test_training_repeats_itself():
-    settings = replace(FIT, steps=3, log_every=3, device="cpu")
-    nets = [train_aign(heads(12), TINY, settings, log=lambda _: None) for _ in range(2)]
+    training = replace(TINY, fit=FitSettings(steps=3, ema=0.99, log_every=3, device="cpu"))
+    nets = [train_aign(heads(12), training, log=lambda _: None) for _ in range(2)]
     assert not nets[0].training
     for first, second in zip(nets[0].state_dict().values(), nets[1].state_dict().values(), strict=True):
         assert torch.equal(first, second)

@@ -98,12 +98,12 @@ def aign(split: Split, store: Store) -> AIGN:
         chosen = replace(training, fit=replace(training.fit, steps=steps, seed=split.seed))
         net.load_state_dict(train_aign(solid, chosen, log=store.log).state_dict())
 
-    return kept("aign", AIGN, train, repr(training))(split, store)
+    return kept("aign", lambda: AIGN(training.network), train, repr(training))(split, store)
 
 
 def _aign_predictor(split: Split, store: Store) -> Predictor:
     net = aign(split, store)
-    return from_depth(lambda faces: net(faces.points.float()).points[..., 2].double())
+    return from_depth(lambda faces: net.estimate(faces.points)[..., 2])
 
 
 def training_faces(split: Split, labels: bool = False, images: bool = False) -> TrainingFaces:

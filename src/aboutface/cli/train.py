@@ -1,6 +1,7 @@
 """`aboutface train METHOD`: the method's settings are options, and defaults come from --config or a resumed run."""
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, field, fields, is_dataclass, make_dataclass, replace
@@ -12,6 +13,7 @@ from ..errors import UsageError
 from ..recipes import recipe, recipes, write_weights
 from .commands import Train
 from .report import Report
+from .talk import Talk
 
 
 def train(arguments: Sequence[str]) -> int:
@@ -37,7 +39,9 @@ def train(arguments: Sequence[str]) -> int:
 def _train(method: str, command: Train, settings: Any) -> int:
     from ..fit import Run
 
-    report = Report(command.talk)
+    # Of the processes of torchrun, the first one speaks and writes.
+    first = os.environ.get("RANK", "0") == "0"
+    report = Report(command.talk if first else Talk(quiet=True))
     data, start = Path(command.data), time.perf_counter()
     if not data.exists():
         raise UsageError(f"--data {data}: no such file or folder")
@@ -45,6 +49,8 @@ def _train(method: str, command: Train, settings: Any) -> int:
     run = Run.open(command.runs, _name(command.data), method, config, command.resume, report.say)
     report.say(f"run: {run.folder}")
     trained = settings.train(data, run, report.say)
+    if not first:
+        return 0
     file = Path(command.output or run.folder / f"{method.replace('-', '_')}.safetensors")
     write_weights(file, trained)
     seconds = round(time.perf_counter() - start, 1)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RECIPES = {
     "mean-head": "aboutface.recipes.mean_head:MeanHeadTraining",
     "depthnet": "aboutface.recipes.depthnet:DepthNetTraining",
-    "aign": "aboutface.recipes.aign:AignTraining",
+    "aign": "aboutface.recipes.aign:AIGNTraining",
 }
 """In this order: DepthNet's gauge in photos is checked against the mean head."""
 GROUP = "aboutface.recipes"

@@ -4,18 +4,24 @@ No face gives both, so the depth that the network learns to give a face was neve
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from ..fit import FitSettings, Phase, Task, TensorBatches, fit
+from ..data import load_landmarks
+from ..errors import UsageError
+from ..fit import FitSettings, Phase, Run, Task, TensorBatches, fit
 from ..geometry import MIRROR_68
 from ..nn import Critic, gradient_penalty, wasserstein_critic_loss, wasserstein_generator_loss
 from ..nn.critic import Norm
 from ..reconstruct.aign import AIGN, AIGNSettings, Unit
+from . import Trained
+
+LANDMARKS = "aflw2000-3d-landmarks.npz"
 
 SMALL = AIGNSettings(size=32, filters=(32, 64, 128))
 """For a CPU. A Gaussian also tells where in its pixel its centre lies, so far fewer pixels than published will do."""
@@ -23,7 +29,7 @@ SMALL = AIGNSettings(size=32, filters=(32, 64, 128))
 
 @dataclass(frozen=True)
 class AIGNTraining:
-    """Settings of the recipe; those of the length and the machine are `FitSettings`."""
+    """Settings of the recipe; as they are, two minutes on one CPU core."""
 
     network: AIGNSettings = SMALL
     """Sizes of the network."""
@@ -39,10 +45,18 @@ class AIGNTraining:
     """Weight of the mean distance along x and y, in face radii, of the reprojection from the keypoints."""
     penalty: float = 1.0
     """Weight of the critic's mean squared slope at real faces."""
+    fit: FitSettings = field(default_factory=lambda: FitSettings(steps=1200, ema=0.99, log_every=200))
 
+    def train(self, data: Path, run: Run, log: Callable[[str], None]) -> Trained:
+        """Train on an .npz of 3D landmarks, or a folder with aflw2000-3d-landmarks.npz in it.
 
-FIT = FitSettings(steps=1200, ema=0.99, log_every=200)
-"""Two minutes on one CPU core."""
+        Raises UsageError where there are none.
+        """
+        points = load_landmarks(data / LANDMARKS if data.is_dir() else data).points
+        if points.shape[-1] != 3:
+            raise UsageError(f"{data}: expected 3D landmarks (N, 68, 3), got {tuple(points.shape)}")
+        net = train_aign(points, self, run, log)
+        return Trained(dict(net.state_dict()), {}, asdict(self))
 
 
 class AIGNTask(Task):
@@ -50,10 +64,9 @@ class AIGNTask(Task):
 
     name = "aign"
 
-    def __init__(self, training: AIGNTraining, steps: int) -> None:
-        """steps: of the whole run, after which the learning rates are 0."""
+    def __init__(self, training: AIGNTraining) -> None:
         super().__init__()
-        self.settings, self.steps = training, steps
+        self.settings = training
         self.net = AIGN(training.network)
         self.critic = Critic(3 * training.network.points, norm=training.norm)
 
@@ -62,8 +75,8 @@ class AIGNTask(Task):
         net = Adam(self.net.parameters(), self.settings.learning_rate, (0.5, 0.999))
         critic = Adam(self.critic.parameters(), self.settings.critic_rate, (0.5, 0.999))
         return {
-            "generator": Phase(net, CosineAnnealingLR(net, self.steps)),
-            "critic": Phase(critic, CosineAnnealingLR(critic, self.steps), averaged=False),
+            "generator": Phase(net, CosineAnnealingLR(net, self.settings.fit.steps)),
+            "critic": Phase(critic, CosineAnnealingLR(critic, self.settings.fit.steps), averaged=False),
             # A step of its own, as released, by the same optimiser: Adam would undo the weight of one by itself.
             "penalty": Phase(critic, averaged=False),
         }
@@ -89,7 +102,7 @@ class AIGNTask(Task):
 def train_aign(
     faces: Tensor,
     training: AIGNTraining | None = None,
-    settings: FitSettings = FIT,
+    run: Run | None = None,
     log: Callable[[str], None] = print,
 ) -> AIGN:
     """The network, with averaged weights, in evaluation mode and on the CPU, trained on faces (N, K, 3).
@@ -101,10 +114,10 @@ def train_aign(
     if faces.ndim != 3 or faces.shape[1:] != (points, 3) or len(faces) < 4:
         raise ValueError(f"faces: expected (4 or more, {points}, 3), got {tuple(faces.shape)}")
     with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        task = AIGNTask(training, settings.steps)
-    batches = TensorBatches(unpaired(faces, settings.seed), training.batch, settings.seed)
-    averaged = fit(task, batches, settings, log=log).averaged
+        torch.manual_seed(training.fit.seed)
+        task = AIGNTask(training)
+    batches = TensorBatches(unpaired(faces, training.fit.seed), training.batch, training.fit.seed)
+    averaged = fit(task, batches, training.fit, run, log=log).averaged
     assert isinstance(averaged, AIGNTask)
     return averaged.net.cpu().eval()
 

@@ -28,6 +28,7 @@ from ..reconstruct.depthnet import (
     DepthNetOutput,
     DepthNetSettings,
     canonical_targets,
+    carried,
     estimate_depth,
     mirror,
     normalise,
@@ -40,6 +41,8 @@ from . import Trained
 
 LANDMARKS, VIDEOS = "aflw2000-3d-landmarks.npz", "ytf68-train.tar"
 
+ENOUGH = 2000
+"""Faces that a few deformations can be learned from; more take longer and change nothing that can be seen."""
 FLAT = 0.02
 """Keypoints that lie within this share of their length of a line show no face."""
 
@@ -61,7 +64,7 @@ class DepthNetTraining:
     gauge: float = 0.25
     """Weight of staying near the depths that a non-rigid factorisation of all faces gives, or near given ones; 0 is the
     paper, whose depths have no scale, tilt, offset or sign."""
-    turn: tuple[float, float, float] = (20.0, 10.0, 15.0)
+    turn: tuple[float, float, float] = (20.0, 10.0, 25.0)
     """Degrees (standard deviations of yaw, pitch, roll) by which each source face is turned at random, as the gauge's
     depths allow; zeros leave it as it is."""
     adversarial: float = 0.0
@@ -219,6 +222,19 @@ class DepthNetTask(Task):
             total, terms["adversarial"] = total + settings.adversarial * adversarial, adversarial.detach()
         return total, terms
 
+    def preview(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Sources, the nearer the brighter; and targets in green with the carried sources in red."""
+        source, target, _, features = self._pairs({name: index[:8] for name, index in batch.items()})
+        out = self.net(source, target, *features)
+        near = -centred(out.depth)
+        grey = (near - near.amin(1, keepdim=True)) / (near.amax(1, keepdim=True) - near.amin(1, keepdim=True) + 1e-9)
+        fitted = carried(source, target, out, self.training_settings.formulation)
+        both = torch.stack([_dots(fitted), _dots(target), torch.zeros_like(_dots(target))], 1)
+        return {
+            "depth": _dots(source, 0.15 + 0.85 * grey)[:, None].expand(-1, 3, -1, -1),
+            "target and carried source": both,
+        }
+
     def _critic_loss(self, source: Tensor, out: DepthNetOutput, depth: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         assert self.critic is not None
         real, fake = _rows(source, depth), _rows(source, out.depth)
@@ -269,7 +285,7 @@ def train_depthnet(
     training = training or DepthNetTraining()
     net = start or new_net(training)
     if training.gauge and faces.depth is None:
-        faces = TrainingFaces(faces.points, gauge_depth(faces.points), faces.images, faces.pairs)
+        faces = TrainingFaces(faces.points, gauge_depth(faces.points, training.fit.seed), faces.images, faces.pairs)
     task = DepthNetTask(net, faces, training)
     pairs = faces.pairs
     index = {"source": torch.arange(len(faces.points))}
@@ -293,9 +309,14 @@ def new_net(training: DepthNetTraining) -> DepthNet:
         )
 
 
-def gauge_depth(points: Tensor) -> Tensor:
-    """Depths (N, K) of faces (N, K, 2) by a factorisation of these faces and their mirror images: no label."""
-    return NonRigidShape.fit(torch.cat([points, mirror(points)])).depth(points)
+def gauge_depth(points: Tensor, seed: int = 0) -> Tensor:
+    """Depths (N, K) of faces (N, K, 2) by a factorisation of these faces and their mirror images: no label.
+
+    Of more than `ENOUGH` faces, so many random ones make the shape.
+    """
+    chosen = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:ENOUGH]]
+    shape = NonRigidShape.fit(torch.cat([chosen, mirror(chosen)]), seed=seed)
+    return torch.cat([shape.depth(part) for part in points.split(ENOUGH)])
 
 
 def with_images(net: DepthNet, settings: DepthNetSettings) -> DepthNet:
@@ -318,6 +339,15 @@ def usable(points: Tensor) -> Tensor:
     finite = points.isfinite().all(-1).all(-1)
     spread = torch.linalg.svdvals(to_unit(points.nan_to_num())[0])
     return finite & (spread[:, 1] > FLAT * spread[:, 0])
+
+
+def _dots(points: Tensor, brightness: Tensor | None = None, size: int = 96) -> Tensor:
+    """Pictures (B, size, size) in [0, 1] of unit faces (B, K, 2), each keypoint a dot as bright as (B, K) says."""
+    centres = (points / 5 + 0.5) * size
+    axis = torch.arange(size, device=points.device) + 0.5
+    x, y = (torch.exp(-((axis - centres[..., i, None]) ** 2) / 2) for i in (0, 1))
+    lit = y if brightness is None else y * brightness[..., None]
+    return (lit[..., :, None] * x[..., None, :]).amax(1)
 
 
 def _rows(points: Tensor, depth: Tensor) -> Tensor:

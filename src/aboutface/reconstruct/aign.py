@@ -48,10 +48,10 @@ class Unit:
 
     @classmethod
     def of(cls, points: Tensor) -> "Unit":
-        """From keypoints (B, K, 2 or 3), not all in one place."""
+        """From keypoints (B, K, 2 or 3); those all in one place stay at 0."""
         centre = points.mean(1, keepdim=True)
         size = (points - centre)[..., :2].square().sum(-1).mean(-1).sqrt()[:, None, None]
-        return cls((points - centre) / size, centre, size)
+        return cls((points - centre) / size.clamp_min(torch.finfo(size.dtype).tiny), centre, size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,11 +108,11 @@ class AIGN(nn.Module):
 
         Without z they are the reprojection. z is about 0, as its offset cannot be seen. Call `eval` first.
         """
-        unit = Unit.of(pixels)
+        unit = Unit.of(pixels.to(self.heads.weight))
         seen = self(unit.points)
         z = seen.points[..., 2:] * seen.focal.mean(-1, keepdim=True)
         xy = seen.reprojected * unit.size + unit.centre
-        return torch.cat([xy, (z - z.mean(1, keepdim=True)) * unit.size], -1)
+        return torch.cat([xy, (z - z.mean(1, keepdim=True)) * unit.size], -1).to(pixels)
 
     @classmethod
     def tiny(cls) -> "AIGN":

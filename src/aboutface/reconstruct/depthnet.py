@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..face import MIRROR_68, Face
 from ..geometry import angles_from_rotation, orthographic_pose, rotation_from_angles, unproject
 from ..images import Photo, to_tensor
-from ..morphable import POSE_WEIGHTS, MeanHead, outline_trust
+from ..morphable import POSE_WEIGHTS, MeanHead
 from ..nn import ImagePair, SiameseEncoder
 from ..nn.siamese import glorot_
 from ..render.facewarper import FACEWARPER_TRIANGLES
@@ -33,6 +33,9 @@ FIELD_OF_VIEW = 10.0
 """Degrees across the face crop. DepthNet is affine: a long lens is the nearest pinhole camera."""
 RESIDUAL_GAIN = 5.0
 """Residuals of a 2D registration are about a fifth of a face; a network learns faster from inputs of equal size."""
+
+UPRIGHT = 45.0
+"""Degrees of roll that a face may keep."""
 
 Formulation = Literal["separate", "secondary", "pseudo-inverse"]
 
@@ -174,12 +177,12 @@ def pair_loss(source: Tensor, target: Tensor, output: DepthNetOutput, formulatio
 
 @dataclass(frozen=True, eq=False)
 class Normalised:
-    """Keypoints brought upright, centred and to unit size, and the way back."""
+    """Keypoints brought near upright, centred and to unit size, and the way back."""
 
     points: Tensor
     """(B, K, 2)."""
     rotation: Tensor
-    """(B, 3, 3) head rotation of the upright face: no roll left."""
+    """(B, 3, 3) head rotation of the face in `points`."""
     roll: Tensor
     """(B,) degrees that were taken out."""
     scale: Tensor
@@ -189,9 +192,13 @@ class Normalised:
 
 
 def normalise(pixels: Tensor, mean_face: Tensor) -> Normalised:
-    """Take position, size and roll out of keypoints (B, 68, 2); the roll is that of the fitted mean face (68, 3)."""
+    """Take position, size and all roll beyond `UPRIGHT` out of keypoints (B, 68, 2).
+
+    The roll is that of the fitted mean face (68, 3). The network knows smaller ones better than this fit does.
+    """
     rotation, _, _ = orthographic_pose(mean_face, pixels, POSE_WEIGHTS.to(pixels))
     _, _, roll = angles_from_rotation(rotation)
+    roll = roll - roll.clamp(-UPRIGHT, UPRIGHT)
     upright = rotation_from_angles(roll=-roll)
     centre = pixels.mean(1, keepdim=True)
     points, scale = to_unit((pixels - centre) @ upright[:, :2, :2].mT)
@@ -201,27 +208,6 @@ def normalise(pixels: Tensor, mean_face: Tensor) -> Normalised:
 def mirror(points: Tensor) -> Tensor:
     """Keypoints (..., 68, 2) of the mirrored face."""
     return points[..., MIRROR_68, :] * torch.tensor([-1.0, 1.0], dtype=points.dtype)
-
-
-def fix_gauge(points: Tensor, depth: Tensor, expected: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Depth (B, K) with the scale, sign, tilt and offset of `expected` (B, K); points (B, K, 2), weights (B, K).
-
-    What neither is affine in x and y is compared: it is scaled to the size it has in `expected` (and turned over where
-    they disagree in sign); the affine part, of which the loss says nothing, is that of `expected`.
-    """
-    plane = torch.cat([points, torch.ones_like(points[..., :1])], -1)
-    root = torch.ones_like(depth) if weights is None else weights.sqrt()
-    basis, triangle = torch.linalg.qr(root[..., None] * plane)
-
-    def affine_part(z: Tensor) -> Tensor:
-        slopes = torch.linalg.solve_triangular(triangle, basis.mT @ (root * z)[..., None], upper=True)
-        return (plane @ slopes)[..., 0]
-
-    shape, wanted = depth - affine_part(depth), expected - affine_part(expected)
-    size, wanted_size = (root * shape).norm(dim=-1), (root * wanted).norm(dim=-1)
-    sign = torch.where((root.square() * shape * wanted).sum(-1) < 0, -1.0, 1.0).to(depth)
-    factor = sign * wanted_size / size.clamp_min(1e-9)
-    return factor[:, None] * shape + affine_part(expected)
 
 
 def canonical_targets(mean_face: Tensor) -> Tensor:
@@ -237,7 +223,10 @@ def posed_mean(mean_face: Tensor, rotation: Tensor) -> Tensor:
 
 
 def estimate_depth(net: DepthNet, face: Normalised, mean_face: Tensor) -> Tensor:
-    """Gauge-fixed depth (B, K), zero mean, in the unit of `face.points`; exactly mirror-symmetric in its input."""
+    """Depth (B, K), zero mean, in the unit of `face.points`; exactly mirror-symmetric in its input.
+
+    The mean over three targets and their mirror images, which stand in for the photo that there is not.
+    """
     targets = canonical_targets(mean_face)
     batch, count = len(face.points), len(targets)
 
@@ -246,10 +235,8 @@ def estimate_depth(net: DepthNet, face: Normalised, mean_face: Tensor) -> Tensor
         target = towards[None].expand(batch, -1, -1, -1).flatten(0, 1)
         return net(source, target).depth.unflatten(0, (batch, count)).mean(1)
 
-    depth = raw(face.points, targets) + raw(mirror(face.points), mirror(targets))[:, MIRROR_68]
-    yaw, _, _ = angles_from_rotation(face.rotation)
-    fixed = fix_gauge(face.points, depth, posed_mean(mean_face, face.rotation)[..., 2], outline_trust(yaw))
-    return fixed - fixed.mean(1, keepdim=True)
+    depth = (raw(face.points, targets) + raw(mirror(face.points), mirror(targets))[:, MIRROR_68]) / 2
+    return depth - depth.mean(1, keepdim=True)
 
 
 class DepthNetReconstructor:
@@ -300,12 +287,9 @@ def _around(points: Tensor, photo: Photo) -> tuple[int, int, int, int]:
 
 @lru_cache(maxsize=1)
 def _shipped() -> DepthNet:
-    sizes = {key: tuple(value) if isinstance(value, list) else value for key, value in _card_sizes().items()}
+    sizes: dict[str, Any] = dict(info("depthnet").settings["network"])
+    # JSON has no tuples.
+    sizes |= {key: tuple(value) for key, value in sizes.items() if isinstance(value, list)}
     net = DepthNet(DepthNetSettings(**sizes))
     net.load_state_dict({name: tensor.float() for name, tensor in load("depthnet").items()})
     return net.eval()
-
-
-def _card_sizes() -> dict[str, Any]:
-    """The `DepthNetSettings` that the weight file was trained with."""
-    return info("depthnet").settings["network"]

@@ -21,6 +21,10 @@ independent ones would; with the fit's own variance the codes follow that shared
 result hardly changes (DepthCorr of frontal faces by 0.01)."""
 
 
+FIRST = 600
+"""Faces for the rigid mean to begin with, which takes memory by their square."""
+
+
 class _Seen(NamedTuple):
     """What explains B faces."""
 
@@ -54,7 +58,8 @@ class NonRigidShape:
         """From keypoints (N, K, 2) of N faces in many poses, any pixel size; in float64. Needs some hundred faces."""
         faces = to_unit(points.double())[0]
         generator = torch.Generator().manual_seed(seed)
-        mean = Factorisation(faces).mean.shape
+        few = torch.randperm(len(faces), generator=generator)[:FIRST]
+        mean = Factorisation(faces[few]).mean.shape
         basis = 1e-2 * torch.randn(deformations, *mean.shape, generator=generator, dtype=mean.dtype)
         shape = cls(mean, basis, 0.02**2)
         codes = torch.zeros(len(faces), deformations, dtype=mean.dtype)
