@@ -74,9 +74,7 @@ def test_deformations_beat_the_rigid_mean(faces, shape):
 
 def test_what_it_cannot_explain_is_the_noise():
     """Two coordinates of each keypoint carry noise of 0.5 pixels at a face of known size."""
-    variances = [
-        NonRigidShape.fit(people(300, noise=noise)[..., :2], rounds=15).variance for noise in (0.5, 2.0)
-    ]
+    variances = [NonRigidShape.fit(people(300, noise=noise)[..., :2], rounds=15).variance for noise in (0.5, 2.0)]
     faces = people(300)
     size = (faces - faces.mean(1, keepdim=True))[..., :2].square().sum(-1).mean(-1)
     expected = [float((noise**2 / size).mean()) for noise in (0.5, 2.0)]

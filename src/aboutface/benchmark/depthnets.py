@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..files import atomic_path
 from ..metrics import centred, gauge_score, similarity_score
-from . import methods, tables
+from . import learned, tables
 from .goals import Verdict, check, goals
 from .methods import Method, Store
 from .protocol import (
@@ -113,17 +113,17 @@ def run(options: Options, log: Callable[[str], None] = print) -> Outcome:
         assert options.videos is not None
         videos, dropped[options.videos.name] = read_videos(options.videos, limit=options.people)
         splits = _identity_splits(videos, landmarks, options)
-        found["table1"] = _experiment(methods.TABLE1, splits, _score_pairs, store("table1"), options.draws)
+        found["table1"] = _experiment(learned.TABLE1, splits, _score_pairs, store("table1"), options.draws)
     if options.only != "table1":
         splits = (split_by_pose(landmarks, seed, options.per_pose) for seed in range(options.seeds))
-        found["table3"] = _experiment(methods.TABLE3, splits, _score_depth, store("table3"), options.draws)
+        found["table3"] = _experiment(learned.TABLE3, splits, _score_depth, store("table3"), options.draws)
     for name, counts in dropped.items():
         for reason, count in counts.items():
             log(f"{name}: {count} faces dropped: {reason}")
     results = {name: scores for name, (scores, _) in found.items()}
     outcome = Outcome(
         results,
-        check(goals(methods.TABLE1, methods.TABLE3), results),
+        check(goals(learned.TABLE1, learned.TABLE3), results),
         _tables(results),
         {name: trial for name, (_, trial) in found.items()},
         dropped,
@@ -255,9 +255,9 @@ def _numbers(seeds: list[dict[str, Part]]) -> dict[str, Number]:
 def _tables(results: dict[str, tables.Scores]) -> list[tables.Table]:
     made: list[tables.Table] = []
     if scores := results.get("table1"):
-        made.append(tables.table1(scores, methods.TABLE1))
+        made.append(tables.table1(scores, learned.TABLE1))
     if scores := results.get("table3"):
-        made += [table(scores, methods.TABLE3) for table in (tables.table2, tables.table3, tables.shape_table)]
+        made += [table(scores, learned.TABLE3) for table in (tables.table2, tables.table3, tables.shape_table)]
     return made
 
 

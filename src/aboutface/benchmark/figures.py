@@ -15,7 +15,8 @@ from ..metrics import centred, keypoint_correlations
 from ..morphable import MeanHead
 from ..reconstruct.landmark_baselines import Template
 from ..render.facewarper import FACEWARPER_TRIANGLES, warp_face
-from . import methods
+from . import learned
+from .methods import Method
 from .protocol import POSES, Faces, measured_yaw, pose_of, read_picture
 
 if TYPE_CHECKING:
@@ -64,17 +65,17 @@ def draw(trials: "dict[str, Trial]", folder: Path, videos: Path | None) -> list[
     made: dict[str, Figure] = {}
     with matplotlib.rc_context(STYLE):
         if trial := trials.get("table1"):
-            made["table1-histogram"] = histogram(trial, methods.TABLE1, 1.0, "MSE, px² of an 80 px crop")
+            made["table1-histogram"] = histogram(trial, learned.TABLE1, 1.0, "MSE, px² of an 80 px crop")
             assert videos is not None
             made["fig1-camera-sweep"] = camera_sweep(trial, videos)
         if trial := trials.get("table3"):
-            made["table3-histogram"] = histogram(trial, methods.TABLE3, 1e5, "MSE, 1e-5 of the picture's side squared")
+            made["table3-histogram"] = histogram(trial, learned.TABLE3, 1e5, "MSE, 1e-5 of the picture's side squared")
             made["fig2-heatmaps"] = heatmaps(trial)
             made["fig3-depths"] = depth_pictures(trial)
         return [_save(figure, folder / f"{name}.png") for name, figure in made.items()]
 
 
-def histogram(trial: "Trial", compared: dict[str, methods.Method], unit: float, label: str) -> "Figure":
+def histogram(trial: "Trial", compared: dict[str, Method], unit: float, label: str) -> "Figure":
     """Overlaid histograms of the pairs' MSE, in the paper's colours (Table 1, right)."""
     figure = _figure(6.4, 3.8)
     axes = figure.subplots()
@@ -97,7 +98,7 @@ def heatmaps(trial: "Trial") -> "Figure":
     """Predicted against true depth, all keypoints and pairs, hexagonal bins (Fig. 2)."""
     true = trial.split.test.depth
     assert true is not None
-    chosen = {name: depth for name, depth in _depths(trial).items() if not methods.TABLE3[name].sees_truth}
+    chosen = {name: depth for name, depth in _depths(trial).items() if not learned.TABLE3[name].sees_truth}
     figure, grid = _panels(len(chosen), 2.7, 2.6, 4)
     x = true[trial.pairs.source]
     window = _window(x)
@@ -108,7 +109,7 @@ def heatmaps(trial: "Trial") -> "Figure":
             extent=(*window, low, high), linewidths=0.1,
         )  # fmt: skip
         mean = float(keypoint_correlations(depth, x).mean())
-        axes.set(xlim=window, ylim=(low, high), title=f"{methods.TABLE3[name].title}\nDepthCorr/68 = {mean:.2f}")
+        axes.set(xlim=window, ylim=(low, high), title=f"{learned.TABLE3[name].title}\nDepthCorr/68 = {mean:.2f}")
         axes.set(xlabel="true z", ylabel="predicted z")
     return figure
 
@@ -134,7 +135,7 @@ def depth_pictures(trial: "Trial") -> "Figure":
             place = row * (len(depths) + 1) + column + 2
             solid = figure.add_subplot(len(chosen), len(depths) + 1, place, projection="3d")
             _solid(solid, points, z, true)
-            solid.set_title(fill(methods.TABLE3[name].title, 18) if row == 0 else "", y=0.98)
+            solid.set_title(fill(learned.TABLE3[name].title, 18) if row == 0 else "", y=0.98)
     figure.subplots_adjust(0.03, 0.01, 0.99, 0.94, 0.05, 0.02)
     return figure
 
@@ -162,7 +163,7 @@ def camera_sweep(trial: "Trial", videos: Path) -> "Figure":
             depth = trial.predictors[name](scene, source, target).depth
         assert depth is not None
         _picture(axes[0], picture, pixels)
-        axes[0].set_ylabel(fill(methods.TABLE1[name].title, 16), fontsize=8)
+        axes[0].set_ylabel(fill(learned.TABLE1[name].title, 16), fontsize=8)
         for panel, yaw, z, goal in zip(axes[1:], SWEEP, depth.double(), targets, strict=True):
             lifted = torch.cat([torch.from_numpy(pixels), z[:, None]], 1)
             affine = affine_2d_from_3d_matrix(lifted, goal * size + torch.from_numpy(offset))

@@ -219,11 +219,12 @@ TRUTH = Method("gt-depth", "GT depth", fit_truth, needs_depth=True, sees_truth=T
 TRUTH_CENTRED = Method("gt-depth-centred", "GT depth, centred", fit_centred_truth, needs_depth=True, sees_truth=True)
 
 
-def _menu(*rows: Method) -> dict[str, Method]:
+def menu(*rows: Method) -> dict[str, Method]:
+    """The rows by name."""
     return {row.name: row for row in rows}
 
 
-TABLE1 = _menu(AFFINE, TEMPLATE, TEMPLATE_DEPTH, TEMPLATE_MAP, FACTORISATION, FLOOR)
-"""Rows of Table 1. Networks are added as `TABLE1[name] = Method(...)`."""
-TABLE3 = _menu(TRUTH, TRUTH_CENTRED, AFFINE, TEMPLATE, TEMPLATE_DEPTH, FACTORISATION, FLOOR)
-"""Rows of Tables 2 and 3."""
+BASELINES1 = menu(AFFINE, TEMPLATE, TEMPLATE_DEPTH, TEMPLATE_MAP, FACTORISATION, FLOOR)
+"""Rows of Table 1 without a network."""
+BASELINES3 = menu(TRUTH, TRUTH_CENTRED, AFFINE, TEMPLATE, TEMPLATE_DEPTH, FACTORISATION, FLOOR)
+"""Rows of Tables 2 and 3 without a network."""

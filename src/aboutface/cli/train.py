@@ -1,13 +1,15 @@
 """`aboutface train METHOD`: the method's settings are options, and defaults come from --config or a resumed run."""
 
 import argparse
+import inspect
 import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, field, fields, is_dataclass, make_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import UsageError
 from ..recipes import recipe, recipes, write_weights
@@ -31,7 +33,7 @@ def train(arguments: Sequence[str]) -> int:
     command = make_dataclass(
         "TrainMethod", [("settings", settings, field(default=defaults))], bases=(Train,), frozen=True, kw_only=True
     )
-    command.__doc__ = f"{Train.__doc__}\n\n{method}: {settings.__doc__}"
+    command.__doc__ = f"{inspect.getdoc(Train)}\n\n{method}: {inspect.getdoc(settings)}"
     parsed = parse(command, f"train {method}", rest)
     return 0 if parsed is None else _train(method, parsed, parsed.settings)
 
@@ -73,10 +75,10 @@ def _defaults(settings: Any, method: str, arguments: list[str]) -> Any:
     except argparse.ArgumentError:
         return settings  # the real parser will say what is wrong
     if known.config is not None:
-        return from_mapping(settings, _read(Path(known.config)), known.config)
+        return from_mapping(settings, _read(Path(known.config), method), known.config)
     run = _resumed(known, method)
     if run is not None and (run / "config.yml").is_file():
-        return from_mapping(settings, _read(run / "config.yml"), str(run / "config.yml"))
+        return from_mapping(settings, _read(run / "config.yml", method), str(run / "config.yml"))
     return settings
 
 
@@ -98,7 +100,8 @@ def _name(data: str) -> str:
     return Path(data).resolve().stem or "data"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, method: str) -> dict[str, Any]:
+    """The settings in the file, which may say that they are of this method."""
     import yaml
 
     try:
@@ -107,15 +110,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict):
         raise UsageError(f"{path}: expected settings as `name: value`, got {type(content).__name__}")
+    if content.get("method", method) != method:
+        raise UsageError(f"{path}: is of {content['method']!r}, expected settings of {method!r}")
     return {key: value for key, value in content.items() if key not in ("method", "data")}
 
 
 def from_mapping(settings: Any, values: dict[str, Any], source: str) -> Any:
-    """The settings with some fields replaced; nested dataclasses take mappings. Raises UsageError for unknown names.
+    """The settings with some fields replaced; nested dataclasses take mappings.
 
-    Values of another type are refused, but for whole numbers where a fraction is expected and lists for tuples.
+    Raises UsageError for unknown names and for values of another kind. Whole numbers stand for fractions, lists for
+    tuples, and text like 1e-3 for the number that YAML does not see in it.
     """
     known = {f.name: getattr(settings, f.name) for f in fields(settings)}
+    kinds = get_type_hints(type(settings))
     changed: dict[str, Any] = {}
     for name, value in values.items():
         key = str(name).replace("-", "_")
@@ -125,21 +132,43 @@ def from_mapping(settings: Any, values: dict[str, Any], source: str) -> Any:
                 f"{source}: unknown setting {name}" + (f" (perhaps you meant {close[0]})" if close else "")
             )
         old = known[key]
-        if is_dataclass(old) and isinstance(value, dict):
+        if not is_dataclass(old):
+            try:
+                changed[key] = _converted(kinds[key], value)
+            except (TypeError, ValueError):
+                raise UsageError(f"{source}: {name}: expected {_named(kinds[key], old)}, got {value!r}") from None
+        elif isinstance(value, dict):
             changed[key] = from_mapping(old, value, source)
         else:
-            changed[key] = _like(old, value, f"{source}: {name}")
+            raise UsageError(f"{source}: {name}: expected settings as `name: value`, got {value!r}")
     return replace(settings, **changed)
 
 
-def _like(old: Any, value: Any, where: str) -> Any:
-    if isinstance(old, tuple) and isinstance(value, list) and old:
-        return tuple(_like(old[0], item, where) for item in value)
-    if isinstance(old, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if old is not None and (not isinstance(value, type(old)) or isinstance(value, bool) != isinstance(old, bool)):
-        raise UsageError(f"{where}: expected {type(old).__name__} like {old!r}, got {value!r}")
+def _converted(kind: Any, value: Any) -> Any:
+    """The value as a field of this kind has it. Raises TypeError or ValueError where it cannot be one."""
+    parts = get_args(kind)
+    if _is(kind, UnionType) or _is(kind, Union):
+        kind = type(None) if value is None else next(part for part in parts if part is not type(None))
+        return _converted(kind, value)
+    if _is(kind, tuple) and isinstance(value, list):
+        each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return tuple(_converted(part, item) for part, item in zip(each, value, strict=True))
+    if kind in (float, Path) and not isinstance(value, bool):
+        return kind(value)
+    if value not in parts if _is(kind, Literal) else type(value) is not (get_origin(kind) or kind):
+        raise TypeError
     return value
+
+
+def _named(kind: Any, old: Any) -> str:
+    """What a field of this kind takes, for people."""
+    if _is(kind, Literal):
+        return " or ".join(map(str, get_args(kind)))
+    return str(kind) if old is None else f"a value like {old!r}"
+
+
+def _is(kind: Any, origin: Any) -> bool:
+    return get_origin(kind) is origin
 
 
 def _overview() -> str:

@@ -67,6 +67,9 @@ class DepthNetTraining:
     turn: tuple[float, float, float] = (20.0, 10.0, 25.0)
     """Degrees (standard deviations of yaw, pitch, roll) by which each source face is turned at random, as the gauge's
     depths allow; zeros leave it as it is."""
+    stretch: float = 0.0
+    """Standard deviation of the entries of a random 2 x 2 map that each face goes through, which changes nothing that
+    depth has to explain; without gauge and pictures only."""
     adversarial: float = 0.0
     """Weight of DepthNet+GAN's critic, which compares depths with given ones."""
     critic_penalty: float = 0.1
@@ -76,9 +79,11 @@ class DepthNetTraining:
     fit: FitSettings = field(default_factory=lambda: FitSettings(steps=6000, log_every=500))
 
     def __post_init__(self) -> None:
-        for name in ("gauge", "adversarial", "critic_penalty"):
+        for name in ("gauge", "adversarial", "critic_penalty", "stretch"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(self, name)}")
+        if self.stretch and (self.gauge or self.adversarial):
+            raise UsageError(f"--stretch {self.stretch:g}: stretched faces have no depth to compare; add --gauge 0")
         if self.batch < 2 or not self.learning_rate > 0 or not 0 <= self.test_share < 1:
             raise UsageError(
                 f"--batch {self.batch} --learning-rate {self.learning_rate:g} --test-share {self.test_share:g}: "
@@ -259,7 +264,15 @@ class DepthNetTask(Task):
             features = tuple(self.net.encode(_flipped_images(images[index], flip)) for index in (first, second))
         elif z is not None and any(self.training_settings.turn):
             source, z = self._turned(source, z)
+        elif self.training_settings.stretch:
+            source, target = self._stretched(source), self._stretched(target)
         return source, target, z, features
+
+    def _stretched(self, points: Tensor) -> Tensor:
+        """Faces (B, K, 2) through random linear maps, of unit size again."""
+        noise = torch.randn(len(points), 2, 2, device=points.device)
+        maps = torch.eye(2, device=points.device) + self.training_settings.stretch * noise
+        return to_unit(points @ maps.mT)[0]
 
     def _turned(self, points: Tensor, depth: Tensor) -> tuple[Tensor, Tensor]:
         """Faces (B, K, 2) with depths (B, K) seen from somewhere else, of unit size again."""
