@@ -18,7 +18,7 @@ from torch import Tensor
 from ..files import atomic_path
 from ..metrics import centred, gauge_score, similarity_score
 from . import learned, tables
-from .goals import Verdict, check, goals
+from .goals import Verdict, check, goals, training_time
 from .methods import Method, Store
 from .protocol import (
     FRAME,
@@ -91,6 +91,8 @@ class Outcome:
     trials: dict[str, Trial]
     """The first seed of each experiment."""
     dropped: dict[str, dict[str, int]]
+    seconds: dict[str, float]
+    """CPU seconds of training, by network."""
 
 
 Part = tuple[float, Tensor, float, float, int]
@@ -106,8 +108,10 @@ def run(options: Options, log: Callable[[str], None] = print) -> Outcome:
     dropped = {options.landmarks.name: dropped_landmarks}
     found: dict[str, tuple[tables.Scores, Trial]] = {}
 
+    seconds: dict[str, float] = {}
+
     def store(table: str) -> Store:
-        return Store(options.output / "models" / table, options.retrain, options.quick, log)
+        return Store(options.output / "models" / table, options.retrain, options.quick, log, seconds=seconds)
 
     if options.only != "table3":
         assert options.videos is not None
@@ -123,10 +127,11 @@ def run(options: Options, log: Callable[[str], None] = print) -> Outcome:
     results = {name: scores for name, (scores, _) in found.items()}
     outcome = Outcome(
         results,
-        check(goals(learned.TABLE1, learned.TABLE3), results),
+        [*check(goals(learned.TABLE1, learned.TABLE3), results), *training_time(seconds)],
         _tables(results),
         {name: trial for name, (_, trial) in found.items()},
         dropped,
+        seconds,
     )
     _write(outcome, options)
     figures.draw(outcome.trials, options.output, options.videos)
@@ -267,6 +272,7 @@ def _write(outcome: Outcome, options: Options) -> None:
         "commit": commit(),
         "config": {key: str(value) if isinstance(value, Path) else value for key, value in asdict(options).items()},
         "dropped": outcome.dropped,
+        "training_cpu_seconds": outcome.seconds,
         "goals": [asdict(verdict) for verdict in outcome.verdicts],
         "results": {
             table: {name: {key: asdict(number) for key, number in numbers.items()} for name, numbers in scores.items()}

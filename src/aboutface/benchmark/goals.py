@@ -12,6 +12,8 @@ from .tables import Scores
 
 COMPARE = {"<": operator.lt, "<=": operator.le, ">=": operator.ge}
 
+TRAINING_SECONDS = 300
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -56,6 +58,18 @@ def goals(table1: dict[str, Method], table3: dict[str, Method]) -> list[Goal]:
 def check(chosen: list[Goal], results: dict[str, Scores]) -> list[Verdict]:
     """A verdict on every goal of the tables that were made. What was not measured is not met."""
     return [_judge(goal, results[goal.table]) for goal in chosen if goal.table in results]
+
+
+def training_time(seconds: dict[str, float]) -> list[Verdict]:
+    """A verdict on each network of keypoints: five minutes on two cores, here by the processor's time on one."""
+    verdicts = []
+    for name, spent in seconds.items():
+        if name.endswith("pictures") or name == "aign":
+            continue
+        met, title = spent < TRAINING_SECONDS, f"training {name}, CPU seconds"
+        word = "met   " if met else "missed"
+        verdicts.append(Verdict(title, met, f"{word}  {title}: {spent:.0f} < {TRAINING_SECONDS}"))
+    return verdicts
 
 
 def _judge(goal: Goal, scores: Scores) -> Verdict:

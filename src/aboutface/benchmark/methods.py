@@ -1,6 +1,7 @@
 """What is compared: baselines without a network, and how trained networks join them."""
 
 import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +32,8 @@ class Store:
     log: Callable[[str], None] = print
     fresh: set[Path] = field(default_factory=set)
     """What this run has trained."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """CPU seconds that training each network took, when it was trained; of its slowest seed."""
 
 
 @dataclass(frozen=True)
@@ -164,9 +167,12 @@ def kept(
             card = {"net": repr(net), "data": fingerprint(split), "settings": f"{settings} quick={store.quick}"}
             if (store.retrain and file not in store.fresh) or not _restored(net, file, card):
                 store.log(f"training {weights}, seed {split.seed}")
+                # On a busy machine the processor's time says more than the clock.
+                start = time.process_time()
                 train(net, split, store)
-                _keep(net, file, card)
+                _keep(net, file, card, time.process_time() - start)
                 store.fresh.add(file)
+            store.seconds[weights] = max(_seconds(file), store.seconds.get(weights, 0.0))
         return net.eval()
 
     return fit
@@ -196,12 +202,19 @@ def _restored(net: nn.Module, file: Path, card: dict[str, str]) -> bool:
     return True
 
 
-def _keep(net: nn.Module, file: Path, card: dict[str, str]) -> None:
+def _seconds(file: Path) -> float:
+    from safetensors import safe_open
+
+    with safe_open(str(file), "pt") as stored:
+        return float(stored.metadata()["seconds"])
+
+
+def _keep(net: nn.Module, file: Path, card: dict[str, str], seconds: float) -> None:
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().contiguous() for name, tensor in net.state_dict().items()}
     with atomic_path(file) as part:
-        part.write_bytes(save(tensors, metadata={"card": json.dumps(card)}))
+        part.write_bytes(save(tensors, metadata={"card": json.dumps(card), "seconds": f"{seconds:.1f}"}))
 
 
 AFFINE = Method("affine-2d", "2D affine", fit_affine, row=1, colour="grey")
