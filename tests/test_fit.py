@@ -1,6 +1,7 @@
 """The loop against a plain one, its memory against kills, and every way in which a checkpoint can be bad."""
 
 import errno
+import io
 import json
 import math
 import os
@@ -24,7 +25,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from aboutface.errors import AboutfaceError, MissingError, OutputError, UsageError
-from aboutface.fit import FitSettings, Phase, Repeated, Run, Task, TensorBatches, fit, read_checkpoint
+from aboutface.fit import FitSettings, Phase, Repeated, Run, Task, TensorBatches, cosine, fit, read_checkpoint
+from aboutface.fit.record import Recorder
 from aboutface.fit.training import to_device
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,6 +188,24 @@ def test_the_average_has_its_closed_form():
     assert not fitted.averaged.weight.requires_grad
 
 
+def test_the_average_has_no_copy_of_data_in_buffers_but_one_of_what_is_saved():
+    class Holding(Line):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("faces", torch.ones(3), persistent=False)
+            self.seen: torch.Tensor
+            self.register_buffer("seen", torch.zeros(()))
+
+        def loss(self, phase, batch, step):
+            self.seen += 1
+            return super().loss(phase, batch, step)
+
+    fitted = fit(made(Holding), TensorBatches(points(), 8), FitSettings(steps=5, ema=0.9), log=quiet)
+    assert fitted.averaged.faces is fitted.task.faces
+    assert fitted.averaged.seen is not fitted.task.seen
+    assert (fitted.averaged.seen.item(), fitted.task.seen.item()) == (5, 5)
+
+
 def test_accumulated_batches_equal_one_large_batch():
     large = fit(made(Line), TensorBatches(points(), 32), FitSettings(steps=10, clip=0.7), log=quiet)
     small = fit(made(Line), TensorBatches(points(), 8), FitSettings(steps=10, clip=0.7, accumulate=4), log=quiet)
@@ -339,6 +359,14 @@ def test_the_position_is_all_that_a_loader_needs():
     other.load_state_dict(batches.state_dict())
     for _ in range(5):
         assert_close(next(other), next(batches), **EXACT)
+
+
+@pytest.mark.parametrize(("count", "size"), [(7, 3), (5, 64), (8, 4), (1, 6)])
+def test_batches_are_the_epochs_end_to_end(count, size):
+    batches, expected = _batches(count, size, seed=3), []
+    for epoch in range(9 * size):
+        expected += np.random.default_rng((3, epoch)).permutation(count).tolist()
+    assert torch.cat([next(batches)["i"] for _ in range(9)]).tolist() == expected[: 9 * size]
 
 
 def test_processes_share_the_same_batch():
@@ -513,6 +541,20 @@ def test_without_tensorboard_a_note_and_the_rest(tmp_path, monkeypatch):
     assert not list(run.folder.glob("events.*"))
 
 
+def test_the_bar_shows_steps_time_left_and_throughput(tmp_path, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    fit(made(Line), TensorBatches(points(), 8), FitSettings(steps=9), new_run(tmp_path), log=quiet)
+    text = re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", screen.getvalue())
+    assert re.search(r"9/9 \d:\d\d:\d\d \d+ examples/s", text), text
+
+
 def test_two_runs_of_one_second_have_two_folders(tmp_path):
     runs = [new_run(tmp_path) for _ in range(3)]
     assert len({run.folder for run in runs}) == 3
@@ -575,6 +617,49 @@ def test_a_finished_run_says_so_and_goes_on_when_there_are_more_steps(tmp_path):
     more = fit(made(Line), TensorBatches(points(), 8), FitSettings(steps=9), run, log=quiet)
     assert more.step == 9
     assert_same(more.task, fit(made(Line), TensorBatches(points(), 8), FitSettings(steps=9), log=quiet).task)
+
+
+def test_a_cosine_goes_on_to_the_steps_of_the_resumed_run(tmp_path):
+    class Falling(Line):
+        def __init__(self, steps):
+            super().__init__()
+            self.steps = steps
+
+        def phases(self):
+            optimiser = torch.optim.SGD(self.parameters(), 0.1)
+            return {"all": Phase(optimiser, cosine(optimiser, self.steps))}
+
+    def rates(run):
+        return {line["step"]: line["all/learning_rate"] for line in metrics_of(run)}
+
+    run, whole = new_run(tmp_path), new_run(tmp_path)
+    for steps, where in ((6, run), (12, run), (12, whole)):
+        task = Falling(steps)
+        fit(task, TensorBatches(points(), 8), FitSettings(steps=steps, log_every=1), where, log=quiet)
+    expected = {step: 0.05 * (1 + math.cos(math.pi * step / 12)) for step in range(1, 13)}
+    assert rates(whole) == pytest.approx(expected)
+    assert {step: rate for step, rate in rates(run).items() if step > 6} == pytest.approx(
+        {step: rate for step, rate in expected.items() if step > 6}
+    )
+
+
+def test_settings_that_changed_are_told_and_written_down_once_they_fit(tmp_path):
+    def go_on(kind, steps, config):
+        said = []
+        run = Run.open(tmp_path, "data", "net", config, resume="auto", log=quiet)
+        fit(made(kind), TensorBatches(table(), 8), FitSettings(steps=steps), run, log=said.append)
+        return run, [line for line in said if line.startswith("changed")]
+
+    first = {"width": 16, "fit": {"steps": 2}, "turn": (1, 2)}
+    run, told = go_on(Net, 2, first)
+    assert told == go_on(Net, 2, first)[1] == []
+    with pytest.raises(UsageError, match="does not fit"):
+        go_on(Wider, 4, {**first, "width": 17})
+    assert yaml.safe_load((run.folder / "config.yml").read_text())["width"] == 16
+    again, told = go_on(Net, 4, {**first, "fit": {"steps": 4}, "new": "x"})
+    assert again == run
+    assert told == ["changed: fit.steps 2 -> 4, new None -> x; learning rates go on from the checkpoint's"]
+    assert yaml.safe_load((run.folder / "config.yml").read_text())["fit"] == {"steps": 4}
 
 
 def test_resume_auto_takes_the_newest_run_or_a_new_one(tmp_path):
@@ -682,12 +767,41 @@ def test_an_untrusted_checkpoint_runs_nothing(tmp_path, how):
 def test_files_that_are_no_checkpoints_are_named(tmp_path):
     torch.save({"weights": torch.ones(2)}, tmp_path / "foreign.pt")
     torch.save({"format": "aboutface checkpoint 99"}, tmp_path / "future.pt")
+    (tmp_path / "folder.pt").mkdir()
     with pytest.raises(UsageError, match=r"foreign.pt: expected a file of the format .* got another program's"):
         read_checkpoint(tmp_path / "foreign.pt")
     with pytest.raises(UsageError, match="got aboutface checkpoint 99"):
         read_checkpoint(tmp_path / "future.pt")
-    with pytest.raises(UsageError, match=r"none.pt: no such checkpoint"):
+    with pytest.raises(UsageError, match=r"none.pt: cannot be read \(No such file"):
         read_checkpoint(tmp_path / "none.pt")
+    with pytest.raises(UsageError, match=r"folder.pt: cannot be read \(Is a directory"):
+        read_checkpoint(tmp_path / "folder.pt")
+
+
+FIELDS = ("method", "version", "step", "seconds", "settings", "task", "random", "optimisers", "batches", "meter")
+
+
+@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("value", ["../../elsewhere", [1, 2], None, "absent"])
+def test_a_checkpoint_with_a_false_part_is_refused_in_one_sentence(tmp_path, field, value):
+    run = new_run(tmp_path)
+    fit(made(Net), TensorBatches(table(), 8), FitSettings(steps=2), run, log=quiet)
+    content = read_checkpoint(run.checkpoints()[0])
+    if field == "random" and isinstance(value, list):
+        content["random"] = [{"python": "3"}]
+    elif value == "absent":
+        del content[field]
+    else:
+        content[field] = value
+    torch.save(content, tmp_path / "false.pt")
+
+    def resume():
+        new = Run.open(tmp_path, "data", "net", {}, resume=tmp_path / "false.pt", log=quiet)
+        fit(made(Net), TensorBatches(table(), 8), FitSettings(steps=4), new, log=quiet)
+
+    with pytest.raises(UsageError, match=r"is damaged|does not fit|is a checkpoint of"):
+        resume()
+    assert {path.name for path in tmp_path.iterdir()} == {"data", "false.pt"}, "nothing outside"
 
 
 def test_a_task_that_cannot_be_saved_is_found_at_once(tmp_path):
@@ -755,8 +869,30 @@ def test_a_full_disk_leaves_the_earlier_checkpoint_whole(tmp_path):
 def test_metrics_that_cannot_be_written_are_an_output_error(tmp_path):
     run = new_run(tmp_path)
     (run.folder / "metrics.jsonl").mkdir()
-    with pytest.raises(OutputError, match=r"metrics.jsonl cannot be written"):
+    with pytest.raises(OutputError, match=r"metrics.jsonl: cannot be written"):
         fit(made(Line), TensorBatches(points(), 8), FitSettings(steps=2, log_every=1), run, log=quiet)
+
+
+@pytest.mark.parametrize("drawn", [Line, Net])
+def test_events_that_cannot_be_written_are_an_output_error(tmp_path, monkeypatch, drawn):
+    writer = pytest.importorskip("tensorboard.summary.writer.record_writer").RecordWriter
+    asked = []
+
+    def fails(*_):
+        asked.append(1)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(writer, "flush", fails)
+    settings = FitSettings(steps=4, log_every=1 if drawn is Line else 9, preview_every=1)
+    with pytest.raises(OutputError, match=r"events\.\*: cannot be written \(No space left on device\)"):
+        fit(
+            made(drawn),
+            TensorBatches(points() if drawn is Line else table(), 8),
+            settings,
+            new_run(tmp_path),
+            log=quiet,
+        )
+    assert asked
 
 
 def test_a_write_that_fails_half_way_says_what_the_system_said(tmp_path, monkeypatch):
@@ -807,6 +943,18 @@ def test_a_second_interrupt_stops_at_once(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         fit(task, TensorBatches(points(), 8), FitSettings(steps=9), run, log=quiet)
     assert read_checkpoint(run.checkpoints()[0])["step"] == 0
+
+
+def test_a_signal_while_files_are_closed_is_not_lost(tmp_path, monkeypatch):
+    leave = Recorder.__exit__
+
+    def interrupted(self, *error):
+        os.kill(os.getpid(), signal.SIGINT)
+        leave(self, *error)
+
+    monkeypatch.setattr(Recorder, "__exit__", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit(made(Line), TensorBatches(points(), 8), FitSettings(steps=3), new_run(tmp_path), log=quiet)
 
 
 def test_a_termination_reaches_the_handler_that_was_there(tmp_path):
@@ -963,14 +1111,19 @@ def assert_identical(one, other, where="checkpoint"):
 def test_the_programs_of_the_page_run(tmp_path):
     page = (ROOT / "docs" / "training.md").read_text("utf-8")
     programs = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert programs
-    for program in programs:
-        command = [sys.executable, "-W", "error", "-c", program]
-        result = subprocess.run(
-            command, env=plain_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert result.returncode == 0, result.stderr
-    assert list(tmp_path.glob("runs/*/*/*/checkpoints/*.pt"))
+    assert len(programs) == 2
+    (tmp_path / "faces").mkdir()
+    for index in range(10):
+        Image.new("RGB", (20, 24), (index * 20, 90, 40)).save(tmp_path / "faces" / f"{index}.png")
+    use = 'print(DenoiserTraining().train(Path("faces"), Run.create("runs", "faces", "denoiser", {}), print).scores)'
+    command = [sys.executable, "-W", "error", "-c", "\n".join([*programs, use])]
+    result = subprocess.run(
+        command, env=plain_environment(), cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "'all/error'" in result.stdout.splitlines()[-1]
+    for data in ("noise", "faces"):
+        assert list(tmp_path.glob(f"runs/{data}/denoiser/*/checkpoints/step_000040.pt"))
 
 
 def test_training_alone_needs_no_extra():

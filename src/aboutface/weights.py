@@ -80,7 +80,7 @@ REGISTRY: dict[str, Weights] = {
             "depthnet",
             "depthnet.safetensors",
             "Apache-2.0; trained on research-only landmark sets",
-            "Depth of 68 landmarks, trained through the pseudo-inverse of the affine that explains a second view.",
+            "Depth of 68 landmarks, learned from 2D: by the affine that explains a second view, and a factorisation.",
             "Moniz et al., Unsupervised Depth Estimation, 3D Face Rotation and Replacement, NeurIPS 2018",
         ),
         Weights(

@@ -167,7 +167,7 @@ def test_people_are_paired_with_themselves_where_they_have_names(split):
 
 
 def test_seeds_and_settings_make_other_weights(split, small, tmp_path):
-    build = learned.depthnet("x", learned.PAPER)
+    build = learned.depthnet("x", learned.CLOSED_FORM)
     first = build(split, store(tmp_path / "a")).state_dict()
     again = build(split, store(tmp_path / "b")).state_dict()
     other = build(replace(split, seed=1), store(tmp_path / "a")).state_dict()
@@ -178,7 +178,8 @@ def test_seeds_and_settings_make_other_weights(split, small, tmp_path):
 
 def test_training_settings_are_the_papers_where_they_must_be():
     """Table 1 has no gauge and no label; Table 3's unlabelled row has no label."""
-    assert (learned.PAPER.gauge, learned.PAPER.adversarial, learned.PAPER.turn) == (0, 0, (0, 0, 0))
-    assert (learned.PICTURES.gauge, learned.PICTURES.adversarial) == (0, 0)
+    for training in (learned.SEPARATE, learned.CLOSED_FORM):
+        assert (training.gauge, training.adversarial, training.turn) == (0, 0, (0, 0, 0))
+    assert learned.SEPARATE.stretch == 0, "its affine is predicted for the target as it is"
     assert learned.UNLABELLED.adversarial == 0
     assert (learned.ADVERSARIAL.gauge, learned.ADVERSARIAL.adversarial > 0) == (0, True)

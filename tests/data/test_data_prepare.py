@@ -2,11 +2,13 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+import warnings
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -17,7 +19,7 @@ import torch
 from conftest_data import add, jpeg, made_landmarks, mask_of, points_of, put, side_of
 from PIL import Image
 
-from aboutface.data import check, open_examples, repack
+from aboutface.data import check, open_examples, repack, stats
 from aboutface.data.crop import cut, face_mask
 from aboutface.data.quality import NearHashes, measure, perceptual_hash
 from aboutface.data.shards import ShardWriter, safe_key
@@ -73,6 +75,7 @@ def test_every_dropped_photo_has_its_reason(people, tmp_path):
     put(people, "tiny.jpg", 54, landmarks68=(100 + (good - 100) / 5).tolist())
     put(people, "turned.jpg", 55, landmarks68=made_landmarks(yaw=50).tolist())
     put(people, "point.jpg", 56, landmarks68=[[5.0, 5.0]] * 68)
+    put(people, "line.jpg", 58, landmarks68=[[20 + 2 * i, 30.1 + 2 * i] for i in range(68)])
     put(people, "edge.jpg", 57, landmarks68=made_landmarks(centre=(20, 20)).tolist())
     put(people, "again.jpg", 4, landmarks68=good.tolist())  # the pixels of person1/photo 1.jpg
     (people / "notes.md").write_text("hello")
@@ -87,11 +90,12 @@ def test_every_dropped_photo_has_its_reason(people, tmp_path):
         "away.jpg": "outside",
         "tiny.jpg": "small-face",
         "turned.jpg": "turned",
-        "point.jpg": "small-face",
+        "point.jpg": "side-file",
+        "line.jpg": "side-file",
         "person1/photo 1.jpg": "duplicate",
     }
     assert "landmarks_68_from_66" in (tmp_path / "out" / "dropped.jsonl").read_text()
-    assert report["photos"] == 23
+    assert report["photos"] == 24
     assert report["kept"] == 13
     assert report["ignored"] == {".md": 1}
     assert list(check(tmp_path / "out")) == []
@@ -168,6 +172,9 @@ def test_kill_9_and_run_again_gives_the_bytes_of_an_unbroken_run(tmp_path):
     # What the workers were at is finished whole or not there.
     kept = sorted(killed.glob(f"{PARTS}/*/[0-9]*.tar"))
     assert 1 <= len(kept) < 4
+    half = kept[0].with_name(".aboutface-0123456789abcdef.tar")
+    half.write_bytes(b"what a killed process was writing")
+    (killed / half.name).write_bytes(b"here, too")
     times = [path.stat().st_mtime_ns for path in kept]
     calls = []
     resumed = prepare(source, killed, SMALL, progress=lambda done, of: calls.append((done, of, _times(kept))))
@@ -176,6 +183,31 @@ def test_kill_9_and_run_again_gives_the_bytes_of_an_unbroken_run(tmp_path):
     assert resumed == prepare(source, unbroken, SMALL)
     assert shards(killed) == shards(unbroken)
     assert len(shards(killed)) == -(-4 * CHUNK // 5)
+    assert not (killed / half.name).exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no process groups")
+def test_ctrl_c_while_workers_start_makes_no_noise_and_no_half_file(tmp_path):
+    source, target = tmp_path / "src", tmp_path / "out"
+    for index in range(2 * CHUNK):
+        put(source, f"{index}.jpg", index, landmarks68=made_landmarks().tolist())
+    # Where this test runs in the background, Ctrl-C is off.
+    (tmp_path / "program.py").write_text(
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)" + PROGRAM
+    )
+    program = [sys.executable, tmp_path / "program.py", source, target]
+    process = subprocess.Popen(program, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while len(_children(process.pid)) < 3 and not target.exists():  # two workers, and Python's own helper of them
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    time.sleep(0.4)  # they are at their imports now; Ctrl-C goes to all of the group
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate()[1]
+    assert error.count("Traceback") == 1, error
+    assert process.returncode != 0
+    assert not [path for path in target.rglob("*") if path.is_file() and not path.name[0].isdigit()]
 
 
 def _children(pid: int) -> list[str]:
@@ -227,9 +259,65 @@ def test_the_same_work_is_not_done_twice_and_other_work_is_not_overwritten(peopl
     assert (tmp_path / "mine" / "000000.tar").read_bytes() == b"my own"
 
 
-def test_shards_are_not_written_into_the_source(people):
+def test_source_and_target_are_apart(people, tmp_path):
     with pytest.raises(UsageError, match="inside the source"):
         prepare(people, people / "out", SMALL)
+    prepare(people, tmp_path / "out", SMALL)
+    before = shards(tmp_path / "out")
+    for source in (tmp_path / "out" / "000000.tar", f"{tmp_path}/out/*.tar", tmp_path / "out"):
+        for work in (prepare, repack):
+            with pytest.raises(UsageError, match=r"inside the source|files of the source"):
+                work(source, tmp_path / "out", overwrite=True)
+    assert shards(tmp_path / "out") == before
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UsageError, match="is no folder"):
+        prepare(people, tmp_path / "file", SMALL)
+
+
+@pytest.mark.parametrize("gone", ["000001.tar", "dropped.jsonl"])
+def test_finished_work_of_which_a_file_is_gone_is_done_again(people, tmp_path, gone):
+    report = prepare(people, tmp_path / "out", SMALL)
+    before = shards(tmp_path / "out")
+    (tmp_path / "out" / gone).unlink()
+    assert prepare(people, tmp_path / "out", SMALL) == report
+    assert shards(tmp_path / "out") == before
+    assert dropped(tmp_path / "out") == {}
+
+
+def test_pictures_of_replaced_work_go_with_it(people, tmp_path):
+    prepare(people, tmp_path / "out", SMALL)
+    prepare(people, tmp_path / "out", PrepareSettings(min_face=999), overwrite=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "dropped.jsonl", "duplicates.jsonl"}
+
+
+def test_odd_names_and_dead_links(people, tmp_path):
+    for name in ("a\udcff.jpg", "new\nline ü.jpg"):
+        put(people, name, len(name) + 60, landmarks68=made_landmarks().tolist())
+    (people / "dead.jpg").symlink_to("nowhere")
+    (people / "dead.tar").symlink_to("nowhere")
+    (people / ".half.tar").write_bytes(b"half")
+    expected = {"dead.jpg": "unreadable", "dead.tar": "damaged"}
+    for work in (prepare, repack):
+        assert work(people, tmp_path / work.__name__)["kept"] == 14
+        assert dropped(tmp_path / work.__name__) == expected
+        assert list(check(tmp_path / work.__name__)) == []
+        sources = {side_of(entry)["source"] for entry in open_examples(tmp_path / work.__name__).entries}
+        assert {"a\udcff.jpg", "new\nline ü.jpg"} < sources
+    stats(people, tmp_path / "stats")
+
+
+def test_what_is_named_twice_is_there_once(people, tmp_path):
+    (tmp_path / "list.txt").write_text("people/person0\npeople/person0/photo 1.jpg\npeople/person0\n")
+    assert prepare(tmp_path / "list.txt", tmp_path / "out", SMALL)["kept"] == 3
+    assert list(check(tmp_path / "out")) == []
+
+
+def test_a_photo_that_needs_a_missing_package_costs_only_itself(people, tmp_path, monkeypatch):
+    (people / "new.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(64))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    report = prepare(people, tmp_path / "out", SMALL)
+    assert (report["kept"], report["dropped"]) == (12, {"unreadable": 1})
+    assert "aboutface[heif]" in (tmp_path / "out" / "dropped.jsonl").read_text()
 
 
 def test_near_duplicates_are_listed_and_dropped_if_asked(tmp_path):
@@ -276,13 +364,17 @@ def test_aligned_crops_stay_as_they_are(tmp_path):
 def test_shards_are_read_by_webdataset(people, tmp_path):
     webdataset = pytest.importorskip("webdataset")
     prepare(people, tmp_path / "out", PrepareSettings(size=64))
-    with open(tmp_path / "out" / "000000.tar", "rb") as file:
-        shard = [{"stream": file, "url": "000000.tar"}]
-        rows = list(webdataset.tariterators.group_by_keys(webdataset.tariterators.tar_file_expander(shard)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # it leaves the tar to the garbage collector
+        rows = list(webdataset.WebDataset(str(tmp_path / "out" / "000000.tar"), shardshuffle=False).decode("rgb8"))
     assert len(rows) == 12
-    assert {key for key in rows[0] if not key.startswith("__")} == {"jpg", "json", "mask.png"}
     ours = open_examples(tmp_path / "out")
-    assert [f"000000.tar/{row['__key__']}" for row in rows] == [ours[i].key for i in range(12)]
+    for row, example in zip(rows, (ours[i] for i in range(12)), strict=True):
+        assert f"000000.tar/{row['__key__']}" == example.key
+        assert {key for key in row if not key.startswith("__")} == {"jpg", "json", "mask.png"}
+        assert np.array_equal(row["jpg"], example.pixels)
+        assert np.array_equal(row["mask.png"][..., 0], mask_of(example))
+        assert np.allclose(row["json"]["landmarks68"], points_of(example))
 
 
 # ---- the parts ----

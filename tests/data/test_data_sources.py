@@ -54,6 +54,19 @@ def test_list_glob_single_picture_and_several_sources(people, tmp_path, tar_of_t
     assert len({both[i].key for i in range(len(both))}) == 22
 
 
+def test_a_folder_in_a_folder_of_its_name_stays_apart(tmp_path, monkeypatch):
+    put(tmp_path, "p/x.jpg", 1)
+    put(tmp_path, "p/p/x.jpg", 2)
+    monkeypatch.chdir(tmp_path)
+    assert [entry.name for entry in open_examples(["p"]).entries] == ["p/p/x.jpg", "p/x.jpg"]
+
+
+def test_an_empty_tar_is_named_in_a_true_sentence(tmp_path):
+    (tmp_path / "zero.tar").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"\(zero\.tar: the tar is truncated or damaged \(empty file\)\)"):
+        open_examples(tmp_path)
+
+
 @pytest.mark.parametrize("damage", ["member", "boundary", "header"])
 def test_a_broken_tar_gives_what_precedes_the_damage_and_is_named(tar_of_ten, damage):
     with tarfile.open(tar_of_ten) as tar:
@@ -88,6 +101,10 @@ def test_bad_pictures_are_named(tmp_path, content):
         (made_landmarks()[:5].tolist(), "got 5 x 2"),
         ("many", "68 pairs of numbers"),
         ([[1, 2], [3]], "68 pairs of numbers"),
+        ([[10**400, 1]] * 68, "68 pairs of numbers"),
+        ([[1e300, 1]] * 68, "68 of 68 points are NaN or infinite"),
+        ([[i, 100] for i in range(68)], "in one line"),
+        ([[i, i + i % 2 / 10] for i in range(68)], "in one line"),
     ],
 )
 def test_bad_landmarks_say_what_to_do(tmp_path, points, words):
@@ -106,13 +123,18 @@ def test_broken_json_and_pose_are_errors_of_that_example(tmp_path):
     put(tmp_path, "a.jpg", 1).with_suffix(".json").write_text("{")
     put(tmp_path, "b.jpg", 2).with_suffix(".json").write_text("[1]")
     put(tmp_path, "c.jpg", 3, pose={"yaw": float("nan"), "pitch": 0, "roll": 0})
-    put(tmp_path, "d.jpg", 4)
+    put(tmp_path, "d.jpg", 4).with_suffix(".json").write_text("[" * 100_000)
+    put(tmp_path, "e.jpg", 5, quality=0.5)
+    put(tmp_path, "f.jpg", 6, quality={"sharpness": "good"})
+    put(tmp_path, "g.jpg", 7, quality={"sharpness": float("nan")})
+    put(tmp_path, "h.jpg", 8)
     examples = open_examples(tmp_path)
-    for index, words in enumerate(["cannot be read", "expected an object", "finite degrees"]):
+    errors = ["cannot be read", "expected an object", "finite degrees", "cannot be read"]
+    for index, words in enumerate([*errors, "numbers by name", "numbers by name", "finite numbers"]):
         with pytest.raises(UsageError, match=words):
             examples[index]
-    assert examples[3].key == "d"
-    assert examples.identities == [None] * 4
+    assert examples[7].key == "h"
+    assert examples.identities == [None] * 8
 
 
 def test_a_place_without_pictures_is_refused(tmp_path):
@@ -175,5 +197,11 @@ def test_landmark_files_leave_out_nan_and_name_the_converter(tmp_path):
     with pytest.raises(UsageError, match="landmarks_68_from_66"):
         load_landmarks(tmp_path / "short.npz")
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 nothing")
-    with pytest.raises(UsageError, match=r"cannot be read as \.npz"):
-        load_landmarks(tmp_path / "broken.npz")
+    np.save(tmp_path / "plain.npy", points)
+    np.savez_compressed(tmp_path / "bent.npz", points=points)
+    bent = bytearray((tmp_path / "bent.npz").read_bytes())
+    bent[200:260] = bytes(60)
+    (tmp_path / "bent.npz").write_bytes(bent)
+    for name in ("broken.npz", "plain.npy", "bent.npz"):
+        with pytest.raises(UsageError, match=r"cannot be read as \.npz"):
+            load_landmarks(tmp_path / name)

@@ -138,7 +138,7 @@ def test_prepare_check_stats_and_shard_from_the_command_line(run, people, tmp_pa
     target = tmp_path / "out"
     code, out, err = run("prepare", people, target, "--size", 64, "--identity", "folder", "--json")
     assert code == 0
-    assert "12 kept of 12 photos, in 1 shards" in err
+    assert "12 faces of 12 photos; shards: 1" in err
     line = json.loads(out)
     assert (line["kept"], line["identities"]) == (12, 4)
     code, _, err = run("check", target)
@@ -149,7 +149,7 @@ def test_prepare_check_stats_and_shard_from_the_command_line(run, people, tmp_pa
     assert "12 examples, 4 people" in " ".join(err.split())
     code, _, err = run("shard", people, tmp_path / "shards", "--shard", 5)
     assert code == 0
-    assert "12 kept of 12 photos, in 3 shards" in err
+    assert "12 pictures of 12 photos; shards: 3" in err
 
 
 def test_one_line_per_failure_and_exit_code_1(run, people, tmp_path):
@@ -165,9 +165,38 @@ def test_one_line_per_failure_and_exit_code_1(run, people, tmp_path):
     assert err.splitlines()[-1] == f"{people}: 1 problem"
 
 
+def test_a_failure_is_one_line_whatever_the_name_and_what_is_ignored_is_said(run, people, tmp_path):
+    (people / "new\nline.jpg").write_bytes(b"")
+    (people / "notes.md").write_text("hello")
+    (people / "link").symlink_to(people / "person0", target_is_directory=True)
+    code, _, err = run("prepare", people, tmp_path / "out", "--size", 64)
+    assert code == 1
+    assert "  ignored: 1 (linked folder), 1 .md" in err.splitlines()
+    assert sum(line.startswith("aboutface: new line.jpg: ") for line in err.splitlines()) == 1
+    assert "new line.jpg: " in run("check", people)[2].splitlines()[0]
+
+
+def test_ctrl_c_says_how_to_go_on(run, people, tmp_path, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["aboutface.recipes.prepare"], "prepare_chunk", stopped)
+    code, _, err = run("prepare", people, tmp_path / "out")
+    assert code == 130
+    assert "what is done is kept" in err
+
+
 def test_dropping_what_is_not_wanted_is_no_failure(run, people, tmp_path):
     assert run("prepare", people, tmp_path / "some", "--size", 64, "--max-yaw", 20)[0] == 0
     assert run("prepare", people, tmp_path / "none", "--size", 64, "--min-face", 900)[0] == 1
+
+
+def test_a_damaged_tar_is_named(run, people, tmp_path):
+    (people / "zero.tar").write_bytes(b"")
+    for words in (["prepare", people, tmp_path / "a"], ["shard", people, tmp_path / "b"], ["stats", people]):
+        code, _, err = run(*words, *(["-o", tmp_path / "c"] if words[0] == "stats" else []))
+        assert code == 1
+        assert "aboutface: zero.tar: the tar is truncated or damaged (empty file)" in err.splitlines()
 
 
 @pytest.mark.parametrize(
@@ -177,6 +206,13 @@ def test_dropping_what_is_not_wanted_is_no_failure(run, people, tmp_path):
         (["prepare", "empty", "out"], "no pictures"),
         (["prepare", "people", "out", "--size", "4"], "--size 4: expected at least 8"),
         (["prepare", "people", "out", "--margin", "-1"], "--margin"),
+        (["prepare", "people", "out", "--min-face", "nan"], "--min-face nan: expected at least 0"),
+        (["prepare", "people", "out", "--seed", "-1"], "--seed -1"),
+        (["prepare", "people", "out", "--workers", "0"], "--workers 0"),
+        (["stats", "people", "--sheet", "-1"], "--sheet -1"),
+        (["shard", "people", "out", "--shard", "0"], "--shard 0"),
+        (["shard", "people", "people"], "inside the source"),
+        (["prepare", "people", "people/person0/photo 0.jpg"], "inside the source"),
         (["prepare", "people"], "DST"),
         (["check", "empty"], "no pictures"),
         (["stats", "nowhere"], "nothing is there"),

@@ -32,7 +32,7 @@ from aboutface.recipes.depthnet import (
     usable,
     with_images,
 )
-from aboutface.reconstruct.depthnet import DepthNet, DepthNetOutput, DepthNetSettings, mirror, pair_loss
+from aboutface.reconstruct.depthnet import DepthNet, DepthNetOutput, DepthNetSettings, left_over, mirror, pair_loss
 from aboutface.reconstruct.landmark_baselines import best_pair_depth, carry, to_unit
 
 STILL = (0.0, 0.0, 0.0)
@@ -124,7 +124,8 @@ def test_faces_that_are_none_are_left_out_and_counted(tmp_path):
     lines: list[str] = []
     found, _ = read_keypoints(folder, lines.append)
     assert_close(found, points[[0, 5]])
-    assert lines[-1].startswith("2 faces with keypoints; 2 unreadable, 2 in a line")
+    assert lines[-1].startswith("2 faces with keypoints")
+    assert sum(line.startswith("left out: ") for line in lines) == 4
     assert any("004" in line and "landmarks_68_from_66" in line for line in lines)
 
 
@@ -232,6 +233,24 @@ def test_turned_by_yaw_alone_keeps_heights():
     assert (torch.cosine_similarity(turned[..., 0], unit[..., 0], dim=1) < 0.99).any()
 
 
+def test_stretched_faces_need_the_same_depth():
+    """Views of one head: what carries one to the other still does, though both look different."""
+    turn = torch.tensor([[0.0, 30.0, -40.0, 15.0], [0.0, 10.0, -5.0, 20.0], [0.0, 20.0, -10.0, 5.0]])
+    head = MeanHead.load().landmarks @ rotation_from_angles(*turn).mT
+    task = task_of(quick(gauge=0.0, stretch=0.3), TrainingFaces(head[..., :2]))
+    unit = to_unit(head[..., :2])[0]
+    torch.manual_seed(0)
+    source, target, _, _ = task._pairs({"source": torch.arange(4), "target": torch.arange(4).roll(1)})
+    straight = (source - unit).abs().amax((1, 2)).minimum((source - mirror(unit)).abs().amax((1, 2)))
+    assert (straight > 0.02).all()
+    assert_close(to_unit(source)[1], torch.ones(4))
+    flipped = left_over(unit, source).abs().amax((1, 2)) > 1e-3
+    assert (left_over(mirror(unit), source).abs().amax((1, 2)) < 1e-4)[flipped].all()
+    depth = torch.where(flipped[:, None], head[:, MIRROR_68, 2], head[..., 2])
+    assert pair_loss(source, target, DepthNetOutput(depth, None), "pseudo-inverse") < 1e-8
+    assert pair_loss(source, target, DepthNetOutput(depth.square(), None), "pseudo-inverse") > 1e-4
+
+
 def test_pairs_are_mirrored_whole():
     """Source, target, depth and pictures of a pair are flipped together, about half of the pairs."""
     data = faces(20)
@@ -312,14 +331,18 @@ def test_the_critic_learns_to_tell_depths_and_the_net_to_please_it():
     assert after < before - 0.01
 
 
-def test_image_sheets_show_near_points_brighter():
-    task = task_of(quick())
+def test_image_sheets_show_near_points_brighter(monkeypatch):
+    task = task_of(quick(turn=STILL))
+    monkeypatch.setattr(task.net, "forward", lambda source, target: DepthNetOutput(source[..., 0], None))
     sheets = task.preview({"source": torch.arange(16)})
     for sheet in sheets.values():
         assert sheet.shape == (8, 3, 96, 96)
         assert sheet.isfinite().all()
         assert 0 <= sheet.min() < 0.05
         assert 0.9 < sheet.max() <= 1
+    # The further right, the deeper.
+    left, right = sheets["depth"].chunk(2, -1)
+    assert (left.sum((1, 2, 3)) > 1.2 * right.sum((1, 2, 3))).all()
 
 
 # ---- training ----
@@ -415,7 +438,7 @@ def test_the_net_is_ready_to_use():
 
 
 def test_too_few_faces_and_nan_are_refused():
-    with pytest.raises(UsageError, match="two faces"):
+    with pytest.raises(UsageError, match="at least two others"):
         train_depthnet(faces(1), quick(gauge=0.0), log=silent)
     points = heads(20)[..., :2]
     points[3, 0, 0] = torch.nan
@@ -513,7 +536,7 @@ def test_tested_faces_are_not_trained_on(tmp_path, monkeypatch):
     quick(test_share=0.25).train(tmp_path / "faces.npz", run, silent)
     both = torch.cat([seen["train"].points, seen["test"]])
     assert len(seen["test"]) == 5
-    assert len(both.flatten(1).unique(dim=0)) == 20
+    assert len(both) == len(both.flatten(1).unique(dim=0)) == 20
     assert seen["train"].depth is None, "no label without a critic"
     quick(adversarial=0.1).train(tmp_path / "faces.npz", run, silent)
     assert_close(
@@ -537,6 +560,9 @@ def test_without_known_depth_nothing_is_graded_and_no_critic_taught(tmp_path):
         ({"gauge": float("nan")}, "--gauge"),
         ({"adversarial": float("inf")}, "--adversarial"),
         ({"critic_penalty": -1.0}, "--critic-penalty"),
+        ({"stretch": -0.1}, "--stretch: expected 0 or more"),
+        ({"stretch": 0.1}, "add --gauge 0"),
+        ({"stretch": 0.1, "gauge": 0.0, "adversarial": 0.1}, "no depth to compare"),
         ({"batch": 1}, "--batch 1"),
         ({"learning_rate": 0.0}, "--learning-rate 0"),
         ({"test_share": 1.0}, "--test-share 1"),

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 from ..data import check as find_problems
 from ..data import repack
 from ..data import stats as describe_data
+from ..data.repack import DROPPED
 from ..recipes.prepare import PrepareSettings, pose_of
 from ..recipes.prepare import prepare as run_prepare
 from .data_commands import DataCheck, DataPrepare, DataShard, DataStats
@@ -22,19 +23,24 @@ FAILURES = ("unreadable", "damaged", "side-file", "error")
 
 def prepare(command: DataPrepare) -> int:
     settings = PrepareSettings(**{f.name: getattr(command, f.name) for f in fields(PrepareSettings)})
-    with _progress(command.talk.quiet, "photos") as progress:
-        result = run_prepare(
-            command.source,
-            command.target,
-            settings,
-            workers=command.workers,
-            seed=command.seed,
-            overwrite=command.overwrite,
-            progress=progress,
-        )
+    report = Report(command.talk)
+    try:
+        with _progress(command.talk.quiet, "photos") as progress:
+            result = run_prepare(
+                command.source,
+                command.target,
+                settings,
+                workers=command.workers,
+                seed=command.seed,
+                overwrite=command.overwrite,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        report.say(f"{command.target}: what is done is kept; the same command without --overwrite goes on")
+        raise
     same = result["duplicates"]
-    also = [f"{result['identities']} people", f"{same['exact']} duplicates, {same['near']} near duplicates"]
-    return _finish(Report(command.talk), command.target, result, [*also, *result["notes"]])
+    also = [f"known people: {result['identities']}", f"duplicates: {same['exact']} exact, {same['near']} near"]
+    return _finish(report, "faces", command.target, result, [*also, *result["notes"]])
 
 
 def shard(command: DataShard) -> int:
@@ -47,7 +53,7 @@ def shard(command: DataShard) -> int:
             overwrite=command.overwrite,
             progress=progress,
         )
-    return _finish(Report(command.talk), command.target, result, [])
+    return _finish(Report(command.talk), "pictures", command.target, result, [])
 
 
 def check(command: DataCheck) -> int:
@@ -57,13 +63,13 @@ def check(command: DataCheck) -> int:
         for problem in find_problems(command.source, slack=command.slack, progress=progress):
             count += 1
             report.data({"name": problem.name, "problem": problem.message})
-            print(f"{problem.name}: {problem.message}", file=sys.stderr)
+            _print_line(f"{problem.name}: {problem.message}")
     report.say(f"{command.source}: {count or 'no'} problem{'' if count == 1 else 's'}")
     return 1 if count else 0
 
 
 def stats(command: DataStats) -> int:
-    output = command.output or Path("outputs") / f"{Path(command.source).stem}-stats"
+    output = command.output or Path("outputs") / f"{Path(command.source).resolve().stem}-stats"
     report = Report(command.talk)
     with _progress(command.talk.quiet, "examples") as progress:
         result = describe_data(
@@ -72,32 +78,42 @@ def stats(command: DataStats) -> int:
     report.data(result | {"folder": str(output)})
     if not command.talk.quiet:
         _print_table(command.source, result)
-    _name_failures(result["bad"].values())
+    _name_failures(f"{name}: {why.removeprefix(f'{name}: ')}" for name, why in result["bad"].items())
     for note in result["notes"]:
         report.say(f"note: {note}")
     report.say(f"-> {output}")
     return 1 if result["bad"] else 0
 
 
-def _finish(report: Report, target: Path, result: dict[str, Any], lines: list[str]) -> int:
-    """Says what became of the photos; the exit code."""
+def _finish(report: Report, unit: str, target: Path, result: dict[str, Any], lines: list[str]) -> int:
+    """Says what became of the photos; the exit code. `unit`: what is counted as kept."""
     dropped = result["dropped"]
     report.data({"folder": str(target)} | result)
-    report.say(f"{target}: {result['kept']} kept of {result['photos']} photos, in {len(result['shards'])} shards")
+    report.say(f"{target}: {result['kept']} {unit} of {result['photos']} photos; shards: {len(result['shards'])}")
     if dropped:
-        why = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-        report.say(f"  dropped: {why}; see {target / 'dropped.jsonl'}")
+        report.say(f"  dropped: {_counts(dropped)}; see {target / DROPPED}")
+    if result["ignored"]:
+        report.say(f"  ignored: {_counts(result['ignored'])}")
     for line in lines:
         report.say(f"  {line}")
-    with (target / "dropped.jsonl").open(encoding="utf-8") as file:
+    with (target / DROPPED).open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     _name_failures(row["message"] for row in rows if row["reason"] in FAILURES)
     return 1 if not result["kept"] or any(reason in dropped for reason in FAILURES) else 0
 
 
-def _name_failures(messages) -> None:
+def _counts(numbers: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in numbers.items())
+
+
+def _name_failures(messages: Iterable[str]) -> None:
     for message in messages:
-        print(f"aboutface: {message}", file=sys.stderr)
+        _print_line(f"aboutface: {message}")
+
+
+def _print_line(text: str) -> None:
+    """One line, whatever is in a file's name."""
+    print(" ".join(text.splitlines()), file=sys.stderr)
 
 
 def _print_table(source: str, result: dict[str, Any]) -> None:

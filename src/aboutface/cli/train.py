@@ -39,7 +39,7 @@ def train(arguments: Sequence[str]) -> int:
 
 
 def _train(method: str, command: Train, settings: Any) -> int:
-    from ..fit import Run
+    from ..fit import FitSettings, Run, find_device
 
     # Of the processes of torchrun, the first one speaks and writes.
     first = os.environ.get("RANK", "0") == "0"
@@ -47,10 +47,13 @@ def _train(method: str, command: Train, settings: Any) -> int:
     data, start = Path(command.data), time.perf_counter()
     if not data.exists():
         raise UsageError(f"--data {data}: no such file or folder")
+    for setting in vars(settings).values():
+        if isinstance(setting, FitSettings):
+            find_device(setting.device)  # not after minutes of reading
     config = {"method": method, "data": str(data.resolve()), **asdict(settings)}
     run = Run.open(command.runs, _name(command.data), method, config, command.resume, report.say)
     report.say(f"run: {run.folder}")
-    trained = settings.train(data, run, report.say)
+    trained = settings.train(data, replace(run, bar=not command.talk.quiet), report.say)
     if not first:
         return 0
     file = Path(command.output or run.folder / f"{method.replace('-', '_')}.safetensors")
@@ -97,7 +100,8 @@ def _resumed(known: argparse.Namespace, method: str) -> Path | None:
 
 def _name(data: str) -> str:
     """What runs on these data are filed under."""
-    return Path(data).resolve().stem or "data"
+    path = Path(data).resolve()
+    return (path.name if path.is_dir() else path.stem) or "data"
 
 
 def _read(path: Path, method: str) -> dict[str, Any]:

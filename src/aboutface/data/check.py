@@ -78,7 +78,7 @@ def _check_report(folder: Path, count: int) -> Iterator[Problem]:
         return
     if kept != count:
         yield Problem(REPORT, f"says {kept} examples, {count} are there")
-    for name in sorted({path.name for path in folder.glob("*.tar")} ^ shards.keys()):
+    for name in sorted({path.name for path in folder.glob("[!.]*.tar")} ^ shards.keys()):
         yield Problem(name, "is missing" if name in shards else f"is not in {REPORT}")
     for name, shard in shards.items():
         if (folder / name).is_file() and file_hash(folder / name) != shard.get("sha256"):

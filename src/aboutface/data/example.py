@@ -18,6 +18,8 @@ from ..images import read_photo
 from .sources import Entry, find_entries
 
 IdentityRule = Literal["auto", "folder", "lfw", "none"]
+MOST_FLAT = 0.01
+"""Landmarks whose spread across is this share of that along are a line; a face, of any pose, has above 0.2."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +109,7 @@ def read_example(entry: Entry, record: dict[str, Any], identity: IdentityRule = 
         identity=identity_of(entry, record, identity),
         mask=_mask(entry, pixels.shape[:2]),
         pose=_pose(record, entry.name),
-        quality={name: float(value) for name, value in (record.get("quality") or {}).items()},
+        quality=_quality(record, entry.name),
     )
 
 
@@ -131,7 +133,7 @@ def read_record(entry: Entry) -> dict[str, Any]:
         return {}
     try:
         record = json.loads(entry.side.read())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{entry.name}: its .json cannot be read ({reason(error)}); mend or remove it") from None
     if not isinstance(record, dict):
         raise UsageError(f"{entry.name}: its .json holds a {type(record).__name__}, expected an object")
@@ -139,10 +141,14 @@ def read_record(entry: Entry) -> dict[str, Any]:
 
 
 def check_landmarks(values: Any, name: str) -> np.ndarray:
-    """Values as (68, 2) float32 pixels. Raises UsageError for another number of points, and for NaN or infinity."""
+    """Values as (68, 2) float32 pixels.
+
+    Raises UsageError for another number of points, for NaN or infinity, and where all lie in one line.
+    """
     try:
-        points = np.asarray(values, dtype=np.float32)
-    except (TypeError, ValueError):
+        with np.errstate(over="ignore"):  # infinity, which is refused below
+            points = np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError, OverflowError):
         raise UsageError(f"{name}: landmarks: expected 68 pairs of numbers, got something else") from None
     if points.shape == (66, 2):
         raise UsageError(
@@ -154,6 +160,9 @@ def check_landmarks(values: Any, name: str) -> np.ndarray:
     if not np.isfinite(points).all():
         count = int((~np.isfinite(points)).any(1).sum())
         raise UsageError(f"{name}: landmarks: {count} of 68 points are NaN or infinite; detect them anew")
+    length, width = np.linalg.svd((points - points.mean(0, dtype=np.float64)), compute_uv=False)
+    if width <= MOST_FLAT * length:
+        raise UsageError(f"{name}: landmarks: all 68 points lie in one line; detect them anew")
     return points
 
 
@@ -193,6 +202,16 @@ def _mask(entry: Entry, size: tuple[int, int]) -> np.ndarray | None:
     if mask.shape != size:
         raise PhotoError(f"{entry.name}: its mask has {mask.shape} pixels (height, width), the picture {size}")
     return mask
+
+
+def _quality(record: dict[str, Any], name: str) -> dict[str, float]:
+    try:
+        quality = {key: float(value) for key, value in (record.get("quality") or {}).items()}
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        raise UsageError(f"{name}: quality: expected numbers by name, got {record['quality']!r}") from None
+    if not all(map(math.isfinite, quality.values())):
+        raise UsageError(f"{name}: quality: expected finite numbers, got {quality}")
+    return quality
 
 
 def _pose(record: dict[str, Any], name: str) -> tuple[float, float, float] | None:

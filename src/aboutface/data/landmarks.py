@@ -1,6 +1,5 @@
 """Sets of landmarks without pictures, from NPZ files."""
 
-import zipfile
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -68,11 +67,13 @@ def _load(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
             name = next((name for name in NAMES if name in file), file.files[0] if len(file.files) == 1 else None)
             if name is None:
                 raise UsageError(f"{path}: expected an entry {', '.join(NAMES)}, got {', '.join(file.files)}")
-            points = np.asarray(file[name], np.float32)
-            yaw = np.asarray(file["yaw_deg"], np.float32) if "yaw_deg" in file else None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        if isinstance(error, UsageError):
-            raise
+            with np.errstate(over="ignore"):  # infinity, which is left out
+                points = np.asarray(file[name], np.float32)
+                yaw = np.asarray(file["yaw_deg"], np.float32) if "yaw_deg" in file else None
+    except UsageError:
+        raise
+    except Exception as error:
+        # OSError, ValueError, BadZipFile, zlib.error, TypeError (an .npy), TokenError...: all mean bad bytes.
         raise UsageError(f"{path}: cannot be read as .npz ({reason(error)}); check the path") from None
     shape = tuple(points.shape)
     if points.ndim == 3 and shape[1] == 66:

@@ -15,6 +15,7 @@ from .shards import ShardWriter, safe_key
 from .sources import REPORT, Entry, changed, find_entries
 
 SHARD = "[0-9]" * 6 + ".tar"
+DROPPED = "dropped.jsonl"
 
 
 def repack(
@@ -29,17 +30,21 @@ def repack(
     """Pack pictures, their side files and masks into shards of `examples`, bytes unchanged; the report.json.
 
     What does not decode, or has unusable landmarks, is left out and named in dropped.jsonl. The same work is not done
-    twice. Raises UsageError where there are no pictures or `target` holds other shards, OutputError.
+    twice. Raises UsageError where there are no pictures, `target` holds other shards, or one lies in the other;
+    OutputError.
     """
+    if examples < 1:
+        raise UsageError(f"--shard {examples}: expected at least 1")
     target = Path(target)
     found = find_entries(source)
     if not found.entries:
         raise UsageError(f"{source}: no pictures are in it; give a folder, tar, glob or list of pictures")
+    check_apart(source, found.entries, target)
     plan = plan_of(found.entries, {"shard": examples, "identity": identity})
     if done := clear(target, plan, overwrite):
         return done
     writer = ShardWriter(target, examples)
-    dropped = [{"name": name, "reason": "damaged", "message": why} for name, why in found.bad.items()]
+    dropped = [{"name": name, "reason": "damaged", "message": f"{name}: {why}"} for name, why in found.bad.items()]
     for index, entry in enumerate(found.entries):
         try:
             writer.add(safe_key(entry.name), _parts(entry, identity))
@@ -60,11 +65,24 @@ def _parts(entry: Entry, identity: IdentityRule) -> dict[str, bytes]:
         check_landmarks(points, entry.name)
     record = {"source": entry.name} | record | {"identity": identity_of(entry, record, identity)}
     parts = {PurePosixPath(entry.name).suffix[1:].lower(): entry.image.read()}
-    parts["json"] = json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    parts["json"] = json.dumps(record).encode()
     return parts | ({"mask.png": entry.mask.read()} if entry.mask else {})
 
 
 # ---- what every command that writes shards does before and after ----
+
+
+def check_apart(
+    source: str | PathLike[str] | Sequence[str | PathLike[str]], entries: Sequence[Entry], target: Path
+) -> None:
+    """Raises UsageError where shards would be written into the source, or the source be cleared for them."""
+    place = target.resolve()
+    sources = [source] if isinstance(source, (str, PathLike)) else source
+    for folder in map(Path, sources):
+        if folder.is_dir() and place.is_relative_to(folder.resolve()):
+            raise UsageError(f"{target}: lies inside the source {folder}; choose a folder outside of it")
+    if any(folder.resolve() == place for folder in {Path(entry.image.path).parent for entry in entries}):
+        raise UsageError(f"{target}: files of the source are in it; choose another folder")
 
 
 def plan_of(entries: Sequence[Entry], settings: dict[str, Any]) -> str:
@@ -77,20 +95,31 @@ def plan_of(entries: Sequence[Entry], settings: dict[str, Any]) -> str:
 def clear(target: Path, plan: str, overwrite: bool, started: bool = False) -> dict[str, Any] | None:
     """The report in `target` if it is that of this plan; None where the work is to be done, the folder then cleared.
 
-    `started`: there are traces of this very work, so that shards without a report are its own. Raises UsageError where
-    the folder holds other shards and `overwrite` is false.
+    A report whose shards are gone or of another size counts for nothing. `started`: there are traces of this very work,
+    so that shards without a report are its own. Raises UsageError where the folder holds other shards and `overwrite`
+    is false, or `target` is no folder.
     """
+    if target.exists() and not target.is_dir():
+        raise UsageError(f"{target}: is no folder; name one")
     report = read_report(target)
-    if report and report.get("plan") == plan and not overwrite:
+    ours = report is not None and report.get("plan") == plan
+    if report and ours and not overwrite and _is_whole(target, report):
         return report
-    foreign = report is not None or (not started and any(target.glob("*.tar")))
+    foreign = not ours and (report is not None or (not started and any(target.glob("*.tar"))))
     if foreign and not overwrite:
         raise UsageError(
             f"{target}: holds shards of another source or other options; name another folder or add --overwrite"
         )
-    for path in [target / REPORT, *target.glob(SHARD)]:
+    # What kill -9 left half written is of no use, pictures of other work would be untrue.
+    stale = [target / name for name in (REPORT, "contact.jpg", "poses.png")]
+    for path in [*stale, *target.glob(SHARD), *target.glob(".aboutface-*")]:
         path.unlink(missing_ok=True)
     return None
+
+
+def _is_whole(target: Path, report: dict[str, Any]) -> bool:
+    sizes = {path.name: path.stat().st_size for path in target.glob(SHARD)}
+    return sizes == {shard["name"]: shard["bytes"] for shard in report["shards"]} and (target / DROPPED).is_file()
 
 
 def read_report(target: Path) -> dict[str, Any] | None:
@@ -110,7 +139,7 @@ def write_report(
     """Writes dropped.jsonl, and last report.json, which says that all is done; returns its content."""
     counts = dict(sorted(Counter(row["reason"] for row in dropped).items()))
     report = {"plan": plan} | content | {"dropped": counts, "shards": writer.shards}
-    write_lines(target / "dropped.jsonl", dropped)
+    write_lines(target / DROPPED, dropped)
     with atomic_path(target / REPORT) as temporary:
         temporary.write_text(json.dumps(report, indent=1), "utf-8")
     return report

@@ -9,7 +9,7 @@ import os
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from ..errors import UsageError
@@ -91,29 +91,30 @@ def find_entries(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str
     """The entries of a folder (with all below it, tars included), a tar, a picture, a glob, a list file, or several.
 
     A list file (.txt, .lst) names one such source per line, relative to its own folder. Names that begin with a dot
-    are left out. Raises UsageError where the place does not exist or is nothing of that.
+    are left out, links to folders are not followed. What is named twice is there once. Raises UsageError where the
+    place does not exist or is nothing of that.
     """
-    if isinstance(source, (str, os.PathLike)):
-        return _of(Path(source))
-    return _joined([Path(part) for part in source])
+    is_one = isinstance(source, (str, os.PathLike))
+    found = _of(Path(source)) if is_one else _joined([Path(part) for part in source])
+    found.entries = list({entry.name: entry for entry in found.entries}.values())
+    return found
 
 
 def _joined(paths: Iterable[Path], base: Path | None = None) -> Found:
     """Several sources; each one's names get its own path in front, so that they stay apart."""
     found = Found()
     for path in paths:
-        part = _of(base / path if base else path)
-        if path.suffix.lower() not in PICTURES:
-            part.entries = [_renamed(entry, path) for entry in part.entries]
-        else:
-            part.entries = [Entry(path.as_posix(), entry.image, entry.side, entry.mask) for entry in part.entries]
+        place = base / path if base else path
+        part = _of(place)
+
+        def renamed(name: str, path: Path = path, is_folder: bool = place.is_dir()) -> str:
+            # Below a file the names begin with its own: a picture's, or a tar's before those of its members.
+            return f"{path.as_posix()}/{name}" if is_folder else path.as_posix() + name.removeprefix(path.name)
+
+        part.entries = [replace(entry, name=renamed(entry.name)) for entry in part.entries]
+        part.bad = {renamed(name): why for name, why in part.bad.items()}
         found.add(part)
     return found
-
-
-def _renamed(entry: Entry, path: Path) -> Entry:
-    tail = entry.name.removeprefix(f"{path.name}/")
-    return Entry(f"{path.as_posix()}/{tail}", entry.image, entry.side, entry.mask)
 
 
 def _of(path: Path) -> Found:
@@ -128,7 +129,7 @@ def _of(path: Path) -> Found:
     if suffix == ".tar":
         return _tar(path, path.name)
     if suffix in LISTS:
-        lines = [line.strip() for line in path.read_text("utf-8-sig", errors="replace").splitlines()]
+        lines = [line.strip() for line in path.read_text("utf-8-sig", errors="surrogateescape").splitlines()]
         return _listed([line for line in lines if line and not line.startswith("#")], path.parent)
     if suffix in PICTURES:
         return _grouped({path.name: Piece(str(path))} | _beside(path))
@@ -167,12 +168,14 @@ def _folder(folder: Path) -> Found:
 
     for place, folders, files in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in sorted(files):
+        if links := sum(os.path.islink(os.path.join(place, name)) for name in folders):
+            found.ignored["(linked folder)"] += links
+        for file in sorted(name for name in files if not name.startswith(".")):
             path = Path(place, file)
             name = path.relative_to(folder).as_posix()
             if path.suffix.lower() == ".tar":
                 found.add(_tar(path, name))
-            elif not file.startswith("."):
+            else:
                 pieces[name] = Piece(str(path))
     found.add(_grouped(pieces))
     found.entries.sort(key=lambda entry: entry.name)
@@ -183,9 +186,9 @@ def _tar(path: Path, name: str) -> Found:
     """The members of a tar; of a damaged one those before the damage."""
     pieces: dict[str, Piece] = {}
     bad: dict[str, str] = {}
-    size = path.stat().st_size
-    end = 0
+    size = end = 0
     try:
+        size = path.stat().st_size
         with tarfile.open(path, "r:") as tar:
             for member in tar:
                 end = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
@@ -209,7 +212,7 @@ def _tar(path: Path, name: str) -> Found:
 
 def _damage(end: int, size: int, why: str) -> str:
     lost = f"its last {size - end} of {size} bytes" if end < size else "its last member"
-    return f"the tar is truncated or damaged ({why}): {lost} cannot be used"
+    return f"the tar is truncated or damaged ({why})" + (f": {lost} cannot be used" if size else "")
 
 
 def _grouped(pieces: dict[str, Piece]) -> Found:
@@ -227,10 +230,14 @@ def _grouped(pieces: dict[str, Piece]) -> Found:
 
 
 def changed(entries: Sequence[Entry]) -> dict[str, tuple[int, int]]:
-    """Size in bytes and time of change (ns) of every file that holds an entry, by path."""
+    """Size in bytes and time of change (ns) of every file that holds an entry, by path; zeros for one that is gone."""
     paths = {piece.path for entry in entries for piece in (entry.image, entry.side, entry.mask) if piece}
     states: dict[str, tuple[int, int]] = {}
     for path in sorted(paths):
-        status = os.stat(path)
-        states[path] = (status.st_size, status.st_mtime_ns)
+        try:
+            status = os.stat(path)
+        except OSError:
+            states[path] = (0, 0)
+        else:
+            states[path] = (status.st_size, status.st_mtime_ns)
     return states

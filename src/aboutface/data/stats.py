@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import AboutfaceError, MissingError
+from ..errors import AboutfaceError, MissingError, UsageError
 from ..files import atomic_path
 from .example import Example, Examples, open_examples
 from .pictures import draw_histograms, write_contact_sheet
@@ -51,6 +51,8 @@ def stats(
     pitch and roll of landmarks (68, 2) where no side file has them. Examples that cannot be read are counted and named.
     Raises UsageError where there are no pictures, OutputError.
     """
+    if min(sheet, seed) < 0:
+        raise UsageError(f"--sheet {sheet}, --seed {seed}: expected at least 0")
     examples, output = open_examples(source), Path(output)
     seen = _look(examples, pose_of, sheet, seed, progress)
     summary = _summary(examples, seen)
@@ -62,7 +64,7 @@ def stats(
     except MissingError as error:
         summary["notes"].append(f"histograms.png was not drawn: {error}")
     with atomic_path(output / "stats.json") as temporary:
-        temporary.write_text(json.dumps(summary, indent=1, ensure_ascii=False), "utf-8")
+        temporary.write_text(json.dumps(summary, indent=1), "utf-8")
     return summary
 
 

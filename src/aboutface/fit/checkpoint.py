@@ -11,6 +11,8 @@ from ..errors import UsageError
 from ..files import atomic_path, reason
 
 FORMAT = "aboutface checkpoint 1"
+LAYOUT = {"method": str, "version": int, "step": int, "seconds": float, "settings": dict, "task": dict, "random": list}
+"""What `fit` itself relies on, whoever made the file."""
 
 
 def write_checkpoint(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
@@ -35,6 +37,8 @@ def read_checkpoint(
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format", "another program's") if isinstance(content, dict) else "another program's"
         raise UsageError(f"{path}: expected a file of the format {FORMAT!r}, got {found}; name a checkpoint of a run")
+    if wrong := [name for name, kind in LAYOUT.items() if not isinstance(content.get(name), kind)]:
+        raise UsageError(f"{path}: is damaged: {', '.join(wrong)} cannot be what `fit` wrote; name another checkpoint")
     check_method(content, method, version, str(path))
     return content
 
@@ -57,8 +61,8 @@ def _load(path: Path) -> Any:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"wrong checksum of {damaged}")
         return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such checkpoint; check the path") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({reason(error)}); name a checkpoint") from None
     except Exception as error:
         # Damaged bytes fail with RuntimeError, EOFError, ValueError, KeyError...; foreign objects with UnpicklingError.
         raise UsageError(

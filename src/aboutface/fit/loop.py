@@ -5,6 +5,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
+from ..errors import AboutfaceError, UsageError
+from ..files import reason
 from .checkpoint import read_checkpoint
 from .processes import start_processes
 from .randomness import deterministic_on_cpu, random_state, random_state_kept, seed_all, set_random_state
@@ -64,7 +66,9 @@ def fit(
             Recorder(own_run, settings, training.step, seconds, size, log) as record,
         ):
             stop = _train(training, run, asked, record, example)
-    if stop:
+    # One that came after the last look, while files were closed, is not lost.
+    stop = max(stop, asked.take())
+    if stop > WRITE:
         log(f"stopped at step {training.step}; --resume auto goes on from there")
         # To whoever listened before: KeyboardInterrupt, or the end of the process.
         signal.raise_signal(stop)
@@ -72,7 +76,7 @@ def fit(
 
 
 def _train(training: Training, run: Run | None, asked: Requests, record: Recorder, example: Any) -> int:
-    """Go round until all steps are done or a signal stops the run; the number of that signal, else 0."""
+    """Go round until all steps are done or a signal stops the run: the last request."""
     settings, processes = training.settings, training.processes
     written, request = time.monotonic(), 0
     while training.step < settings.steps and request <= WRITE:
@@ -90,9 +94,7 @@ def _train(training: Training, run: Run | None, asked: Requests, record: Recorde
             if request or last:
                 _save(training, run, record.seconds)
                 written = time.monotonic()
-    # One that came while the last checkpoint was written is not lost.
-    request = max(request, asked.take())
-    return request if request > WRITE else 0
+    return request
 
 
 def _example(training: Training, run: Run | None) -> Any:
@@ -107,8 +109,9 @@ def _begin(training: Training, run: Run | None, log: Log) -> float:
     checkpoint = processes.shared(run.load(log) if run is not None and processes.rank == 0 else None)
     log(f"training {training.task.name} on {training.device}, {processes.count} process(es)")
     if checkpoint is not None:
-        training.load_state_dict(checkpoint)
-        _restore_random_state(checkpoint["random"], training, log)
+        _go_on(training, checkpoint, log)
+        if run is not None and processes.rank == 0:
+            run.renew(log)
         left = training.settings.steps - training.step
         log(
             f"going on from step {training.step}" if left > 0 else f"nothing left to do: {training.step} steps are done"
@@ -125,6 +128,21 @@ def _begin(training: Training, run: Run | None, log: Log) -> float:
         if path is not None:
             read_checkpoint(path)
     return 0.0
+
+
+def _go_on(training: Training, checkpoint: dict[str, Any], log: Log) -> None:
+    """Raises UsageError where anything in the checkpoint does not fit."""
+    try:
+        training.load_state_dict(checkpoint)
+        _restore_random_state(checkpoint["random"], training, log)
+    except AboutfaceError:
+        raise
+    except Exception as error:
+        # Other networks, phases and kinds of values fail with RuntimeError, ValueError, KeyError, TypeError...
+        raise UsageError(
+            f"the checkpoint does not fit this {training.task.name} ({reason(error)[:200]}); "
+            "take the settings that it was made with, or train anew"
+        ) from error
 
 
 def _restore_random_state(states: list[dict[str, Any]], training: Training, log: Log) -> None:

@@ -79,15 +79,16 @@ def start_processes(device: str) -> OneProcess:
     Raises UsageError for a device that is unknown or not there, MissingError under `torchrun` without the train extra.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return OneProcess(_device(device))
+        return OneProcess(find_device(device))
     if device == "auto" and not torch.cuda.is_available():
         device = "cpu"
     if device not in ("auto", "cpu", "cuda"):
         raise UsageError(f"--device: torchrun gives every process its own; expected auto, cpu or cuda, got {device}")
-    return TorchrunProcesses(_device(device))
+    return TorchrunProcesses(find_device(device))
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of a name that `start_processes` takes. Raises UsageError where it is unknown or not there."""
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, present in there.items() if present)

@@ -2,7 +2,7 @@
 
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import MissingError, need
 from ..files import atomic_path
-from .run import Log, Run
+from .run import Log, Run, writing
 from .settings import FitSettings
 
 COLUMNS = 8
@@ -36,7 +36,7 @@ class Recorder:
         if self.run is not None:
             self.run.drop_metrics_after(self.first)
             self._open_board(self.run)
-            if sys.stderr.isatty():
+            if self.run.bar and sys.stderr.isatty():
                 self._open_bar()
         return self
 
@@ -52,7 +52,7 @@ class Recorder:
         """Move the bar, ten times a second at most: drawing it takes longer than a small step."""
         if self.bar is not None and (time.monotonic() - self.drawn > 0.1 or step == self.settings.steps):
             self.drawn = time.monotonic()
-            self.bar.update(self.task, completed=step, rate=f"{self._rate(step):.0f}/s")
+            self.bar.update(self.task, completed=step, rate=f"{self._rate(step):.0f} examples/s")
 
     def metrics(self, step: int, means: dict[str, float]) -> None:
         """Means since the last call."""
@@ -66,9 +66,10 @@ class Recorder:
         timing = {"seconds": round(self.seconds, 3), "examples_per_second": round(rate, 1)}
         self.run.add_metrics({"step": step, **means, **timing})
         if self.board is not None:
-            for name, value in {**means, "examples_per_second": rate}.items():
-                self.board.add_scalar(name, value, step)
-            self.board.flush()
+            with writing(self.run.folder / "events.*"):
+                for name, value in {**means, "examples_per_second": rate}.items():
+                    self.board.add_scalar(name, value, step)
+                self.board.flush()
 
     def preview(self, step: int, rows: dict[str, Tensor]) -> None:
         """Write the rows, each (B, 3, H, W) in [0, 1], as one sheet."""
@@ -78,9 +79,10 @@ class Recorder:
         with atomic_path(self.run.folder / "samples" / f"{step:06d}.png") as temporary:
             Image.fromarray(_stacked(list(pictures.values()))).save(temporary)
         if self.board is not None:
-            for name, picture in pictures.items():
-                self.board.add_image(name, picture, step, dataformats="HWC")
-            self.board.flush()
+            with writing(self.run.folder / "events.*"):
+                for name, picture in pictures.items():
+                    self.board.add_image(name, picture, step, dataformats="HWC")
+                self.board.flush()
 
     def _rate(self, step: int) -> float:
         return max(step - self.first, 1) * self.size / max(time.monotonic() - self.began, 1e-9)
@@ -94,7 +96,10 @@ class Recorder:
         from torch.utils.tensorboard import SummaryWriter
 
         # What an interrupted run wrote after its checkpoint is hidden: it is done again.
-        self.board = SummaryWriter(str(run.folder), purge_step=self.first + 1)
+        with writing(run.folder / "events.*"):
+            self.board = SummaryWriter(str(run.folder), purge_step=self.first + 1)
+        # All was flushed before; a disk that is full has been told, and would only be told again.
+        self.stack.enter_context(suppress(OSError))
         self.stack.callback(self.board.close)
 
     def _open_bar(self) -> None:

@@ -3,8 +3,9 @@
 import json
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,10 @@ class Run:
     """
 
     folder: Path
+    config: dict[str, Any] | None = field(default=None, compare=False)
+    """What is asked for of a run that goes on. config.yml takes it when the checkpoint has turned out to fit."""
+    bar: bool = field(default=True, compare=False)
+    """Whether a progress bar is drawn where standard error is a terminal."""
 
     @classmethod
     def open(
@@ -48,7 +53,8 @@ class Run:
         if resume is None:
             return cls.create(root, data, method, config)
         if os.fspath(resume) == "auto":
-            return cls.newest(root, data, method) or cls.create(root, data, method, config)
+            newest = cls.newest(root, data, method)
+            return replace(newest, config=config) if newest else cls.create(root, data, method, config)
         path = Path(resume)
         if path.is_file():
             content = read_checkpoint(path)
@@ -59,7 +65,7 @@ class Run:
             return run
         if not (path / "checkpoints").is_dir():
             raise UsageError(f"--resume: expected auto, a run's folder or a checkpoint, got {path}")
-        return cls(path)
+        return cls(path, config)
 
     @classmethod
     def create(cls, root: str | os.PathLike[str], data: str, method: str, config: dict[str, Any]) -> "Run":
@@ -68,8 +74,7 @@ class Run:
         if not _first():
             return cls(parent)
         folder = _new_folder(parent / time.strftime("%Y-%m-%d_%H%M%S"))
-        with atomic_path(folder / "config.yml") as temporary:
-            temporary.write_text(yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True), "utf-8")
+        cls(folder)._write(config)
         return cls(folder)
 
     @classmethod
@@ -78,6 +83,22 @@ class Run:
         # config.yml is written last: a folder without it is what a kill left of the making.
         folders = sorted(path.parent for path in (Path(root) / data / method).glob("*/config.yml"))
         return cls(folders[-1]) if folders else None
+
+    def renew(self, log: Log = print) -> None:
+        """Put `config` into config.yml, and tell what is new in it."""
+        if self.config is None:
+            return
+        path = self.folder / "config.yml"
+        old = _flat(yaml.safe_load(path.read_text("utf-8")) or {}) if path.is_file() else {}
+        new = _flat(_plain(self.config))
+        changed = [f"{name} {old.get(name)} -> {new.get(name)}" for name in old | new if old.get(name) != new.get(name)]
+        if changed:
+            log(f"changed: {', '.join(changed)}; learning rates go on from the checkpoint's")
+            self._write(self.config)
+
+    def _write(self, config: dict[str, Any]) -> None:
+        with atomic_path(self.folder / "config.yml") as temporary:
+            temporary.write_text(yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True), "utf-8")
 
     def checkpoints(self) -> list[Path]:
         """Newest first."""
@@ -110,11 +131,9 @@ class Run:
 
     def add_metrics(self, line: dict[str, Any]) -> None:
         """Append one line to metrics.jsonl."""
-        try:
-            with open(self.folder / "metrics.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise OutputError(f"{self.folder}: metrics.jsonl cannot be written ({reason(error)}); free space") from None
+        path = self.folder / "metrics.jsonl"
+        with writing(path), open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def drop_metrics_after(self, step: int) -> None:
         """Take back the lines of steps that a resumed run does again."""
@@ -123,6 +142,15 @@ class Run:
             lines = path.read_text("utf-8").splitlines(keepends=True)
             with atomic_path(path) as temporary:
                 temporary.write_text("".join(line for line in lines if _step_of_line(line) <= step), "utf-8")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """For files that grow: OSError in the block becomes OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({reason(error)}); free space") from None
 
 
 def _first() -> bool:
@@ -156,6 +184,14 @@ def _step_of_line(line: str) -> float:
         return json.loads(line)["step"] if line.endswith("\n") else float("inf")
     except ValueError:
         return float("inf")
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"fit": {"steps": 3}} as {"fit.steps": 3}."""
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _plain(value: Any) -> Any:

@@ -2,12 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from ..errors import UsageError
 
 Precision = Literal["float32", "bfloat16", "float16"]
-PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class FitSettings:
     """Batches per optimiser step: their gradients are averaged."""
     clip: float | None = None
     """Largest norm of the gradient of a phase; a larger one is scaled down to it."""
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    precision: Precision = "float32"
     """Number format of the forward pass (autocast); float16 scales the loss so that gradients do not vanish."""
     channels_last: bool = False
     """Keep images and convolutions in channels-last memory order, which GPUs with tensor cores like."""
@@ -45,7 +44,7 @@ class FitSettings:
         _check(self.clip is None or 0 < self.clip < math.inf, "clip", self.clip, "a number above 0")
         _check(0 <= self.ema < 1, "ema", self.ema, "0 or more and less than 1")
         _check(self.checkpoint_minutes >= 0, "checkpoint_minutes", self.checkpoint_minutes, "0 or more")
-        _check(self.precision in PRECISIONS, "precision", self.precision, " or ".join(PRECISIONS))
+        _check(self.precision in get_args(Precision), "precision", self.precision, " or ".join(get_args(Precision)))
         _check(0 <= self.seed < 2**31, "seed", self.seed, "0 to 2147483647")
 
 

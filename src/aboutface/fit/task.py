@@ -38,7 +38,8 @@ class Task(nn.Module):
     """A network and its losses. `fit` calls nothing but the four methods below and those of nn.Module.
 
     The state dict of the task, and of its optimisers and schedules, must consist of tensors and plain values.
-    Networks that are only measured with should be frozen, and kept in evaluation mode by overriding `train`.
+    Networks that are only measured with should be frozen, and kept in evaluation mode by overriding `train`. Data may
+    lie in buffers that are not persistent: they are neither saved nor copied for the average.
     """
 
     name: str = ""
@@ -127,15 +128,20 @@ class TensorBatches:
     def __next__(self) -> dict[str, Tensor]:
         share = self.size // self.world
         first = self.done * self.size + self.rank * share
-        indices = torch.tensor([self._example(place) for place in range(first, first + share)])
+        indices = torch.from_numpy(self._examples(first, first + share))
         self.done += 1
         return {name: tensor[indices.to(tensor.device)] for name, tensor in self.tensors.items()}
 
-    def _example(self, place: int) -> int:
-        epoch, rest = divmod(place, self.count)
-        if self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.count)
-        return int(self._order[1][rest])
+    def _examples(self, first: int, end: int) -> np.ndarray:
+        """Indices of the examples at the places `first` to `end`, which may lie in several epochs."""
+        parts: list[np.ndarray] = []
+        while first < end:
+            epoch, rest = divmod(first, self.count)
+            if self._order[0] != epoch:
+                self._order = epoch, np.random.default_rng((self.seed, epoch)).permutation(self.count)
+            parts.append(self._order[1][rest : rest + end - first])
+            first += len(parts[-1])
+        return np.concatenate(parts)
 
     def state_dict(self) -> dict[str, Any]:
         return {"batches": self.done}

@@ -13,7 +13,6 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..errors import AboutfaceError, UsageError
-from ..files import reason
 from .checkpoint import check_method
 from .meter import Meter, check_weights
 from .processes import OneProcess
@@ -146,10 +145,11 @@ class Training:
         return self.meter.means() | rates
 
     def _start_average(self) -> None:
-        """Frozen weights and those of phases that are not averaged are shared with the task, not copied."""
-        moving = [p for phase in self.phases.values() if phase.averaged for p in phase.parameters]
-        followed = {id(parameter) for parameter in moving}
-        shared = {id(p): p for p in self.task.parameters() if id(p) not in followed}
+        """Weights that are frozen or not to be averaged, and data in buffers that are not saved, are not copied."""
+        copied = {id(p) for phase in self.phases.values() if phase.averaged for p in phase.parameters}
+        saved = {id(tensor) for tensor in self.task.state_dict(keep_vars=True).values()}
+        copied |= {id(buffer) for buffer in self.task.buffers()} & saved
+        shared = {id(t): t for t in (*self.task.parameters(), *self.task.buffers()) if id(t) not in copied}
         self.averaged = deepcopy(self.task, shared).eval()
         pairs = [
             (mean, now)
@@ -163,7 +163,8 @@ class Training:
         def update_average() -> None:
             update(means, nows, 0)
             for mean, now in zip(self.averaged.buffers(), self.task.buffers(), strict=True):
-                mean.copy_(now)
+                if mean is not now:
+                    mean.copy_(now)
 
         self._update_average = update_average
 
@@ -186,27 +187,21 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises UsageError for the state of another task or of one with other networks or phases."""
+        """Raises UsageError for the state of another method, and whatever torch raises for other networks or phases."""
         check_method(state, self.task.name, self.task.version, "the checkpoint")
-        if (state["average"] is None) == bool(self.settings.ema):
+        if (state.get("average") is None) == bool(self.settings.ema):
             raise UsageError(
                 f"--ema: expected {state['settings']['ema']} as in the checkpoint, got {self.settings.ema}"
             )
-        try:
-            self.task.load_state_dict(state["task"])
-            if self.settings.ema:
-                self.averaged.load_state_dict(state["average"])
-            for name, phase in self.phases.items():
-                phase.optimiser.load_state_dict(state["optimisers"][name])
-                if phase.schedule:
-                    phase.schedule.load_state_dict(state["schedules"][name])
-                if self._half and state["scalers"][name]:
-                    self.scalers[name].load_state_dict(state["scalers"][name])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise UsageError(
-                f"the checkpoint does not fit this {self.task.name} ({reason(error)[:200]}); "
-                "take the settings that it was made with, or train anew"
-            ) from None
+        self.task.load_state_dict(state["task"])
+        if self.settings.ema:
+            self.averaged.load_state_dict(state["average"])
+        for name, phase in self.phases.items():
+            phase.optimiser.load_state_dict(state["optimisers"][name])
+            if phase.schedule:
+                phase.schedule.load_state_dict(state["schedules"][name])
+            if self._half and state["scalers"][name]:
+                self.scalers[name].load_state_dict(state["scalers"][name])
         self.batches.load_state_dict(state["batches"])
         self.meter.load_state_dict(state["meter"])
         self.step = state["step"]

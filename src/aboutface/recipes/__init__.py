@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import MissingError, UsageError
+from ..errors import AboutfaceError, MissingError, UsageError
 from ..files import atomic_path
 
 # Nothing heavy at import: `aboutface train --help` lists the menu.
@@ -74,10 +74,22 @@ def recipe(method: str) -> Any:
 
 
 def write_weights(path: Path, trained: Trained) -> None:
-    """A safetensors file of half-precision tensors with settings and scores on its card."""
+    """A safetensors file with settings and scores on its card; fractions are in half precision.
+
+    Raises AboutfaceError where a number is too large for that.
+    """
     from safetensors.torch import save
 
-    half = {name: tensor.detach().cpu().half().contiguous() for name, tensor in trained.tensors.items()}
-    card = json.dumps({"settings": trained.settings, "scores": trained.scores}, default=list)
+    half = {name: _half(name, tensor.detach().cpu()) for name, tensor in trained.tensors.items()}
+    card = json.dumps({"settings": trained.settings, "scores": trained.scores}, default=str)
     with atomic_path(path) as part:
         part.write_bytes(save(half, metadata={"card": card}))
+
+
+def _half(name: str, tensor: "Tensor") -> "Tensor":
+    if not tensor.is_floating_point():
+        return tensor.contiguous()
+    half = tensor.half().contiguous()
+    if not half.isfinite().all():
+        raise AboutfaceError(f"{name}: has weights that half precision cannot hold; train anew with a smaller rate")
+    return half

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from ..data import load_landmarks
 from ..errors import UsageError
 from ..fit import FitSettings, Phase, Run, Task, TensorBatches, fit
+from ..fit.schedules import cosine
 from ..geometry import MIRROR_68
 from ..nn import Critic, gradient_penalty, wasserstein_critic_loss, wasserstein_generator_loss
 from ..nn.critic import Norm
@@ -29,7 +29,7 @@ SMALL = AIGNSettings(size=32, filters=(32, 64, 128))
 
 @dataclass(frozen=True)
 class AIGNTraining:
-    """Settings of the recipe; as they are, two minutes on one CPU core."""
+    """A baseline: adversarial inverse graphics, from 3D faces and 2D keypoints of others, in two CPU minutes."""
 
     network: AIGNSettings = SMALL
     """Sizes of the network."""
@@ -55,6 +55,8 @@ class AIGNTraining:
         points = load_landmarks(data / LANDMARKS if data.is_dir() else data).points
         if points.shape[-1] != 3:
             raise UsageError(f"{data}: expected 3D landmarks (N, 68, 3), got {tuple(points.shape)}")
+        if len(points) < 4:
+            raise UsageError(f"{data}: expected 4 or more faces, got {len(points)}")
         net = train_aign(points, self, run, log)
         return Trained(dict(net.state_dict()), {}, asdict(self))
 
@@ -75,8 +77,8 @@ class AIGNTask(Task):
         net = Adam(self.net.parameters(), self.settings.learning_rate, (0.5, 0.999))
         critic = Adam(self.critic.parameters(), self.settings.critic_rate, (0.5, 0.999))
         return {
-            "generator": Phase(net, CosineAnnealingLR(net, self.settings.fit.steps)),
-            "critic": Phase(critic, CosineAnnealingLR(critic, self.settings.fit.steps), averaged=False),
+            "generator": Phase(net, cosine(net, self.settings.fit.steps)),
+            "critic": Phase(critic, cosine(critic, self.settings.fit.steps), averaged=False),
             # A step of its own, as released, by the same optimiser: Adam would undo the weight of one by itself.
             "penalty": Phase(critic, averaged=False),
         }

@@ -19,6 +19,7 @@ from ..data import landmarks_of, load_landmarks, open_examples
 from ..errors import UsageError
 from ..face import MIRROR_68
 from ..fit import FitSettings, Phase, Run, Task, TensorBatches, fit
+from ..fit.schedules import cosine
 from ..geometry import rotation_from_angles
 from ..metrics import centred
 from ..morphable import MeanHead
@@ -49,7 +50,7 @@ FLAT = 0.02
 
 @dataclass(frozen=True)
 class DepthNetTraining:
-    """Settings of the recipe."""
+    """Depth of 68 keypoints from 2D keypoints alone, of your own faces (section 2.3 of DepthNets) with a gauge."""
 
     formulation: Literal["separate", "pseudo-inverse"] = "pseudo-inverse"
     """Where the affine comes from in training: the network (section 2.1 of the paper), or the closed form (2.3)."""
@@ -65,8 +66,8 @@ class DepthNetTraining:
     """Weight of staying near the depths that a non-rigid factorisation of all faces gives, or near given ones; 0 is the
     paper, whose depths have no scale, tilt, offset or sign."""
     turn: tuple[float, float, float] = (20.0, 10.0, 25.0)
-    """Degrees (standard deviations of yaw, pitch, roll) by which each source face is turned at random, as the gauge's
-    depths allow; zeros leave it as it is."""
+    """Degrees (standard deviations of yaw, pitch, roll) by which each source face is turned at random, where it has a
+    depth and no picture; zeros leave it as it is."""
     stretch: float = 0.0
     """Standard deviation of the entries of a random 2 x 2 map that each face goes through, which changes nothing that
     depth has to explain; without gauge and pictures only."""
@@ -121,7 +122,9 @@ def read_keypoints(data: Path, log: Callable[[str], None]) -> tuple[Tensor, Tens
     bad = {name: why for part in parts for name, why in part[2].items()}
     for why in list(bad.values())[:10]:
         log(f"left out: {why}")
-    log(f"{int(keep.sum())} faces with keypoints; {len(bad)} unreadable, {int((~keep).sum())} in a line or not finite")
+    if len(bad) > 10:
+        log(f"left out: {len(bad) - 10} more")
+    log(f"{int(keep.sum())} faces with keypoints; {int((~keep).sum())} left out as not finite or in a line")
     if keep.sum() < 2:
         raise UsageError(f"{data}: no two faces with usable landmarks; aboutface data prepare finds them in photos")
     return points[keep], depth[keep]
@@ -135,7 +138,8 @@ def _read(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
             raise UsageError(f"{path}: expected 68 landmarks per face, got {found.points.shape[1]}")
         points = found.points
         depth = points[..., 2] if points.shape[-1] == 3 else torch.full(points.shape[:2], math.nan)
-        return points[..., :2], depth, {}
+        dropped = {reason: f"{path}: {count} faces, {reason}" for reason, count in found.dropped.items() if count}
+        return points[..., :2], depth, dropped
     examples = open_examples(path)
     points, bad = landmarks_of(examples)
     return torch.from_numpy(points), torch.full(points.shape[:2], math.nan), examples.bad | bad
@@ -203,8 +207,7 @@ class DepthNetTask(Task):
     def phases(self) -> dict[str, Phase]:
         settings = self.training_settings
         optimiser = torch.optim.Adam(self.net.parameters(), settings.learning_rate)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, settings.fit.steps)
-        phases = {"net": Phase(optimiser, schedule)}
+        phases = {"net": Phase(optimiser, cosine(optimiser, settings.fit.steps))}
         if self.critic is not None:
             critic = torch.optim.Adam(self.critic.parameters(), settings.learning_rate, betas=(0.5, 0.999))
             phases["critic"] = Phase(critic, averaged=False)
@@ -292,10 +295,16 @@ def train_depthnet(
 ) -> DepthNet:
     """The trained network, in evaluation mode on the CPU.
 
-    start: a network to go on from (see `with_images`). Depths missing for the gauge are made by `gauge_depth`.
-    Raises UsageError where there are no two usable faces.
+    start: a network to go on from (see `with_images`), which is trained in place. Depths missing for the gauge are made
+    by `gauge_depth`. Raises UsageError where a face is not `usable`, or there are no two.
     """
     training = training or DepthNetTraining()
+    useless = int((~usable(faces.points)).sum())
+    if useless or len(faces.points) < 2:
+        raise UsageError(
+            f"training: {useless} of {len(faces.points)} faces are not finite or lie in a line; leave them out, and "
+            "give at least two others"
+        )
     net = start or new_net(training)
     if training.gauge and faces.depth is None:
         faces = TrainingFaces(faces.points, gauge_depth(faces.points, training.fit.seed), faces.images, faces.pairs)
@@ -304,8 +313,6 @@ def train_depthnet(
     index = {"source": torch.arange(len(faces.points))}
     if pairs is not None:
         index = {"source": pairs[:, 0], "target": pairs[:, 1]}
-    if pairs is None and len(faces.points) < 2:
-        raise UsageError(f"training needs at least two faces, got {len(faces.points)}")
     averaged = fit(task, TensorBatches(index, training.batch, training.fit.seed), training.fit, run, log=log).averaged
     assert isinstance(averaged, DepthNetTask)
     return averaged.net.cpu().eval()

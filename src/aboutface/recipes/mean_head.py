@@ -28,7 +28,7 @@ from . import Trained
 
 @dataclass(frozen=True)
 class MeanHeadTraining:
-    """Settings of the recipe. It measures; there is nothing to learn step by step."""
+    """The average head, measured from 3D landmarks and a morphable model; nothing is learned step by step."""
 
     rows: int = 160
     """Heights at which the head is measured."""

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
 from pathlib import Path
@@ -32,7 +32,7 @@ from ..data.crop import cut, face_mask, inside_share
 from ..data.example import check_landmarks, identity_of, read_pixels, read_record
 from ..data.pictures import draw_histograms, write_contact_sheet
 from ..data.quality import NearHashes, measure, perceptual_hash
-from ..data.repack import SHARD, clear, plan_of, write_lines, write_report
+from ..data.repack import SHARD, check_apart, clear, plan_of, write_lines, write_report
 from ..data.shards import ShardWriter, safe_key, write_tar
 from ..data.sources import Entry, Found
 from ..detect import choose, detect
@@ -91,6 +91,9 @@ class PrepareSettings:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise UsageError(f"--{name} {value}: expected at least {least}")
+        for name in ("min_face", "max_yaw", "min_sharpness"):
+            if not getattr(self, name) >= 0:  # NaN is not, either
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name):g}: expected at least 0")
         if not 0 <= self.margin <= 5:
             raise UsageError(f"--margin {self.margin:g}: expected 0 to 5 sides of the face's box")
         if not 0 <= self.near < 32:
@@ -134,14 +137,16 @@ def prepare(
             interrupted one is continued, and other work's shards raise UsageError.
         progress: called with the number of photos done, and of all.
 
-    Raises UsageError where there is no photo or `target` holds something else; OutputError.
+    Raises UsageError where there is no photo, `target` holds something else, or one lies in the other; OutputError.
     """
     settings, target = settings or PrepareSettings(), Path(target)
-    _check_apart(source, target)
+    if workers < 1 or seed < 0:
+        raise UsageError(f"--workers {workers}, --seed {seed}: expected at least 1 and 0")
     found = find_entries(source)
     found.entries = found.entries[: settings.limit]
     if not found.entries:
         raise UsageError(f"{source}: no pictures are in it; give a folder, tar, glob or list of photos")
+    check_apart(source, found.entries, target)
     choose(settings.detector)  # a missing model is said once and now, not for every photo
     plan = plan_of(found.entries, asdict(settings))
     parts = target / PARTS / plan[:16]
@@ -153,14 +158,6 @@ def prepare(
     report = _assemble(found, settings, target, parts, plan, seed)
     shutil.rmtree(target / PARTS, ignore_errors=True)
     return report
-
-
-def _check_apart(source: str | Path | Sequence[str | Path], target: Path) -> None:
-    """Shards written into the source would be photos of the next run."""
-    sources = [source] if isinstance(source, (str, os.PathLike)) else source
-    for folder in map(Path, sources):
-        if folder.is_dir() and target.resolve().is_relative_to(folder.resolve()):
-            raise UsageError(f"{target}: lies inside the source {folder}; choose a folder outside of it")
 
 
 # ---- first stage: chunks of photos to parts ----
@@ -189,12 +186,27 @@ def _done(waiting: list[tuple[Sequence[Entry], PrepareSettings, Path]], workers:
     with ExitStack() as stack:
         stack.callback(pool.shutdown, cancel_futures=True)
         try:
-            for future in as_completed([pool.submit(prepare_chunk, *chunk) for chunk in waiting]):
+            with _deaf():
+                futures = [pool.submit(prepare_chunk, *chunk) for chunk in waiting]
+            for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool:
             raise OutputError(
                 "a worker process died (out of memory?); run again with fewer --workers: what is done is kept"
             ) from None
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Processes started here do not hear Ctrl-C, from before `_start_worker` is loaded; this one hears it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:
@@ -237,12 +249,10 @@ def prepare_photo(entry: Entry, settings: PrepareSettings) -> tuple[Outcome, lis
         outcome.phash = perceptual_hash(pixels)
         record = read_record(entry)
         return outcome, _prepare_faces(outcome, entry, pixels, record, settings)
-    except PhotoError as error:
+    except (PhotoError, MissingError) as error:  # HEIC needs a package
         outcome.dropped.append(("unreadable", str(error)))
     except NoFaceError as error:
         outcome.dropped.append(("no-face", str(error)))
-    except MissingError:
-        raise
     except AboutfaceError as error:
         outcome.dropped.append(("side-file", str(error)))
     except Exception as error:
@@ -363,7 +373,7 @@ def _assemble(
     for name, why in found.bad.items():
         tally.drop(name, "damaged", f"{name}: {why}")
     writer = ShardWriter(target, settings.shard)
-    for part in sorted(parts.glob("*.tar")):
+    for part in sorted(parts.glob("[0-9]*.tar")):
         for outcome, packed in _read_part(part):
             if _is_new(outcome, tally, near, settings):
                 for record, contents in packed:
@@ -412,7 +422,7 @@ def _keep(record: dict[str, Any], contents: dict[str, bytes], writer: ShardWrite
     pose = record["pose"]
     tally.poses.append((pose["yaw"], pose["pitch"], pose["roll"]))
     tally.identities[record["identity"] or ""] += 1
-    writer.add(record["key"], contents | {"json": json.dumps(record, ensure_ascii=False).encode()})
+    writer.add(record["key"], contents | {"json": json.dumps(record).encode()})
 
 
 def _write_report(

@@ -153,10 +153,14 @@ def left_over(source: Tensor, target: Tensor) -> Tensor:
 
 
 def carried(source: Tensor, target: Tensor, output: DepthNetOutput, formulation: Formulation) -> Tensor:
-    """The source's keypoints (B, K, 2), carried to the target by the affine of the formulation."""
+    """The source's keypoints (B, K, 2), carried to the target by the affine of the formulation.
+
+    Raises ValueError for "separate" where the network predicts no affine.
+    """
     if formulation != "separate":
         return carry(source, output.depth, target)
-    assert output.affine is not None, "the network predicts no affine: build it with affine=True"
+    if output.affine is None:
+        raise ValueError("separate: this network predicts no affine; build it with affine=True")
     lifted = torch.cat([source, output.depth[..., None], torch.ones_like(source[..., :1])], -1)
     return lifted @ output.affine.mT
 
