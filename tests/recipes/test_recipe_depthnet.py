@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 from torch.testing import assert_close
 
@@ -26,7 +27,7 @@ from aboutface.recipes.depthnet import (
     TrainingFaces,
     gauge_depth,
     new_net,
-    read_keypoints,
+    read_faces,
     score,
     train_depthnet,
     usable,
@@ -91,7 +92,7 @@ def test_folder_tar_and_npz_hold_the_same_faces(tmp_path):
     np.savez(tmp_path / "solid.npz", points=points.numpy())
     for name in ("faces", "faces.tar", "flat.npz", "solid.npz"):
         lines: list[str] = []
-        found, depth = read_keypoints(tmp_path / name, lines.append)
+        found, depth, *_ = read_faces(tmp_path / name, lines.append)
         assert_close(found, points[..., :2])
         assert "5 faces" in lines[-1]
         if name == "solid.npz":
@@ -108,7 +109,7 @@ def test_a_folder_with_the_known_files_gives_both(tmp_path):
             info, data = tarfile.TarInfo(name), content.encode() if isinstance(content, str) else content
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-    found, depth = read_keypoints(tmp_path, silent)
+    found, depth, *_ = read_faces(tmp_path, silent)
     assert_close(found, torch.cat([points, points[:1]])[..., :2])
     assert_close(depth[:4], points[..., 2])
     assert depth[4].isnan().all()
@@ -122,9 +123,9 @@ def test_faces_that_are_none_are_left_out_and_counted(tmp_path):
     (folder / "003.json").write_text("{")
     (folder / "004.json").write_text(json.dumps({"landmarks68": points[4, :66].tolist()}))
     lines: list[str] = []
-    found, _ = read_keypoints(folder, lines.append)
+    found = read_faces(folder, lines.append).points
     assert_close(found, points[[0, 5]])
-    assert lines[-1].startswith("2 faces with keypoints")
+    assert lines[-1] == "2 faces with keypoints"
     assert sum(line.startswith("left out: ") for line in lines) == 4
     assert any("004" in line and "landmarks_68_from_66" in line for line in lines)
 
@@ -136,13 +137,13 @@ def test_faces_that_are_none_are_left_out_and_counted(tmp_path):
 def test_other_numbers_of_landmarks_are_said(tmp_path, shape, words):
     np.savez(tmp_path / "other.npz", points=np.random.default_rng(0).normal(0, 50, shape))
     with pytest.raises(UsageError, match=words):
-        read_keypoints(tmp_path / "other.npz", silent)
+        read_faces(tmp_path / "other.npz", silent)
 
 
 def test_less_than_two_faces_are_too_few(tmp_path):
     np.savez(tmp_path / "one.npz", points=heads(1).numpy())
     with pytest.raises(UsageError, match="no two faces"):
-        read_keypoints(tmp_path / "one.npz", silent)
+        read_faces(tmp_path / "one.npz", silent)
 
 
 def test_usable_faces_are_finite_and_not_flat():
@@ -573,3 +574,34 @@ def test_without_known_depth_nothing_is_graded_and_no_critic_taught(tmp_path):
 def test_settings_that_cannot_be_are_refused(settings, words):
     with pytest.raises(UsageError, match=words):
         DepthNetTraining(**settings)
+
+
+def test_pictures_and_people_are_taken_from_the_data(tmp_path):
+    """Case A from files: pictures beside landmarks, pairs of one person only, and the network that they make."""
+    with tarfile.open(tmp_path / "faces.tar", "w") as tar:
+        for number, face in enumerate(heads(6)):
+            picture = io.BytesIO()
+            Image.new("RGB", (500, 400), (40 * number, 0, 0)).save(picture, "png")
+            record = json.dumps({"identity": f"person {number // 2}", "landmarks68": face[:, :2].tolist()})
+            for name, content in ((f"{number}.png", picture.getvalue()), (f"{number}.json", record.encode())):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+    known = read_faces(tmp_path / "faces.tar", silent, pictures=True)
+    assert known.images is not None
+    assert known.images.shape == (6, 1, 80, 80)
+    # 500 x 400 becomes 80 x 64 with 8 black rows above and below.
+    assert_close(known.points, heads(6)[..., :2] * 0.16 + torch.tensor([0.0, 8.0]))
+    assert float(known.images[5, 0, :8].max()) == 0
+    assert float(known.images[5, 0, 9:70].min()) > 0.1
+    assert known.names == [f"person {i // 2}" for i in range(6)]
+    training = replace(quick(steps=1), pictures=True, pairs="person", batch=2)
+    run = Run.create(tmp_path / "runs", "faces", "depthnet", {})
+    trained = training.train(tmp_path / "faces.tar", run, silent)
+    assert trained.settings["network"]["images"]
+    assert "encoder.layers.0.weight" in trained.tensors
+    np.savez(tmp_path / "faces.npz", points=heads(6).numpy())
+    with pytest.raises(UsageError, match="no two pictures of one person"):
+        replace(quick(), pairs="person").train(tmp_path / "faces.npz", run, silent)
+    with pytest.raises(UsageError, match="--pictures"):
+        replace(quick(), pictures=True).train(tmp_path / "faces.npz", run, silent)

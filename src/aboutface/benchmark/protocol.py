@@ -6,11 +6,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .. import data
-from ..data import load_landmarks, open_examples
+from ..data import grey_square, load_landmarks, open_examples
 from ..errors import AboutfaceError, UsageError
 from ..geometry import angles_from_rotation, similarity
 from ..metrics import mse, mse_norm
@@ -225,7 +224,7 @@ def read_videos(path: Path, limit: int | None = None) -> tuple[Faces, dict[str, 
             example = source[index]
             if example.landmarks is None or name is None:
                 raise UsageError("without landmarks or identity")
-            found.append((example.key, numbers[name], *_crop(example.pixels, example.landmarks)))
+            found.append((example.key, numbers[name], *grey_square(example.pixels, example.landmarks, CROP)))
         except AboutfaceError:
             dropped[reason] = dropped.get(reason := "picture, landmarks or identity missing or broken", 0) + 1
     if not found:
@@ -242,17 +241,6 @@ def read_picture(path: Path, key: str) -> tuple[np.ndarray, np.ndarray]:
     example = next(source[index] for index, entry in enumerate(source.entries) if entry.key == key)
     assert example.landmarks is not None
     return example.pixels, example.landmarks.astype(np.float64)
-
-
-def _crop(pixels: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The picture in grey (80, 80) uint8, and its keypoints there."""
-    image = Image.fromarray(pixels).convert("L")
-    scale = CROP / max(image.size)
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    left, top = (CROP - size[0]) // 2, (CROP - size[1]) // 2
-    canvas = Image.new("L", (CROP, CROP))
-    canvas.paste(image.resize(size, Image.Resampling.LANCZOS), (left, top))
-    return np.array(canvas), points.astype(np.float64) * (np.array(size) / image.size) + [left, top]
 
 
 def _list(dropped: dict[str, int]) -> str:

@@ -19,7 +19,7 @@ EXTRAS = {
     "video": ("av",),
     "heif": ("pillow_heif",),
     "mediapipe": ("mediapipe",),
-    "train": ("tensorboard", "webdataset", "lightning_fabric", "matplotlib"),
+    "train": ("tensorboard", "lightning_fabric", "matplotlib"),
     "web": ("gradio",),
     "batch": ("ray",),
     "cuda": ("warp",),

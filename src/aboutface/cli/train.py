@@ -12,7 +12,7 @@ from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import UsageError
-from ..recipes import recipe, recipes, write_weights
+from ..recipes import SUMMARIES, recipe, recipes, write_weights
 from .commands import Train
 from .report import Report
 from .talk import Talk
@@ -177,7 +177,7 @@ def _is(kind: Any, origin: Any) -> bool:
 
 def _overview() -> str:
     lines = ["usage: aboutface train METHOD --data PATH [options]", "", "Methods:", ""]
-    lines += [f"  {name:<12} {target}" for name, target in recipes().items()]
+    lines += [f"  {name:<12} {SUMMARIES.get(name, target)}" for name, target in recipes().items()]
     lines += [
         "",
         "  aboutface train METHOD --help     its settings",

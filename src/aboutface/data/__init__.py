@@ -2,7 +2,8 @@
 
 from .batches import Batches, Resized
 from .check import Problem, check
-from .example import Example, Examples, landmarks_of, open_examples
+from .crop import grey_square
+from .example import Example, Examples, open_examples
 from .landmarks import Landmarks, load_landmarks
 from .repack import repack
 from .shards import ShardWriter
@@ -20,7 +21,7 @@ __all__ = [
     "ShardWriter",
     "check",
     "find_entries",
-    "landmarks_of",
+    "grey_square",
     "load_landmarks",
     "open_examples",
     "repack",

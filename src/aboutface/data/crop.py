@@ -1,6 +1,7 @@
 """A face cut out of its photo, and where in the crop the face is."""
 
 import numpy as np
+from PIL import Image
 
 FOREHEAD = np.array([0.12, 0.25, 0.33, 0.37, 0.38, 0.38, 0.37, 0.33, 0.25, 0.12])
 """How far the hairline is above each brow point, in lengths from chin to nose bridge: the face's upper third, rounded
@@ -53,3 +54,17 @@ def inside_share(photo_from_crop: np.ndarray, size: int, photo: tuple[int, int])
     high = low + size * np.diag(photo_from_crop)[:2]
     seen = np.clip(high, 0, photo[::-1]) - np.clip(low, 0, photo[::-1])
     return float(np.prod(seen) / np.prod(high - low))
+
+
+def grey_square(pixels: np.ndarray, landmarks: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The whole picture (H, W, 3) uint8 in grey (size, size) uint8, and its landmarks (K, 2) float64 there.
+
+    The longer side becomes `size`; the shorter is centred, with black beside it.
+    """
+    image = Image.fromarray(pixels).convert("L")
+    scale = size / max(image.size)
+    shrunk = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    left, top = (size - shrunk[0]) // 2, (size - shrunk[1]) // 2
+    canvas = Image.new("L", (size, size))
+    canvas.paste(image.resize(shrunk, Image.Resampling.LANCZOS), (left, top))
+    return np.array(canvas), landmarks.astype(np.float64) * (np.array(shrunk) / image.size) + [left, top]

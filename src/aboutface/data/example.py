@@ -60,6 +60,15 @@ class Examples:
         entry = self.entries[index]
         return read_example(entry, read_record(entry), self.identity)
 
+    def landmarks(self, index: int) -> np.ndarray:
+        """Landmarks (68, 2) float32 of one example, read without its picture. Raises UsageError where it has none."""
+        entry = self.entries[index]
+        record = read_record(entry)
+        values = record.get("landmarks68", record.get("landmarks"))
+        if values is None:
+            raise UsageError(f"{entry.name}: no landmarks; aboutface data prepare finds them")
+        return check_landmarks(values, entry.name)
+
     @cached_property
     def identities(self) -> list[str | None]:
         """Of every example, without decoding pictures; None where it is unknown or its side file is broken."""
@@ -164,22 +173,6 @@ def check_landmarks(values: Any, name: str) -> np.ndarray:
     if width <= MOST_FLAT * length:
         raise UsageError(f"{name}: landmarks: all 68 points lie in one line; detect them anew")
     return points
-
-
-def landmarks_of(examples: Examples) -> tuple[np.ndarray, dict[str, str]]:
-    """Landmarks (N, 68, 2) float32 of the examples that have them, read without pictures, and why others are out."""
-    points: list[np.ndarray] = []
-    bad: dict[str, str] = {}
-    for entry in examples.entries:
-        try:
-            record = read_record(entry)
-            values = record.get("landmarks68", record.get("landmarks"))
-            if values is None:
-                raise UsageError(f"{entry.name}: no landmarks; aboutface data prepare finds them")
-            points.append(check_landmarks(values, entry.name))
-        except UsageError as error:
-            bad[entry.name] = str(error)
-    return np.array(points, np.float32).reshape(-1, 68, 2), bad
 
 
 def identity_of(entry: Entry, record: dict[str, Any], rule: IdentityRule) -> str | None:

@@ -29,7 +29,12 @@ RECIPES = {
     "depthnet": "aboutface.recipes.depthnet:DepthNetTraining",
     "aign": "aboutface.recipes.aign:AIGNTraining",
 }
-"""In this order: DepthNet's gauge in photos is checked against the mean head."""
+SUMMARIES = {
+    "mean-head": "the average head that photos are completed with, from 3D landmarks and a morphable model",
+    "depthnet": "depth of 68 landmarks, from 2D landmarks of your own faces; no label needed",
+    "aign": "a baseline: the same from 3D landmarks of other faces, adversarially",
+}
+"""A line for the menu; it shows without loading the recipe."""
 GROUP = "aboutface.recipes"
 
 

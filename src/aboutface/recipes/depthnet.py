@@ -10,13 +10,14 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import landmarks_of, load_landmarks, open_examples
-from ..errors import UsageError
+from ..data import Examples, grey_square, load_landmarks, open_examples, same_identity_pairs
+from ..errors import AboutfaceError, UsageError
 from ..face import MIRROR_68
 from ..fit import FitSettings, Phase, Run, Task, TensorBatches, fit
 from ..fit.schedules import cosine
@@ -42,6 +43,8 @@ from . import Trained
 
 LANDMARKS, VIDEOS = "aflw2000-3d-landmarks.npz", "ytf68-train.tar"
 
+CROP = 80
+"""Side of the pictures of case A, pixels."""
 ENOUGH = 2000
 """Faces that a few deformations can be learned from; more take longer and change nothing that can be seen."""
 FLAT = 0.02
@@ -75,6 +78,10 @@ class DepthNetTraining:
     """Weight of DepthNet+GAN's critic, which compares depths with given ones."""
     critic_penalty: float = 0.1
     """Weight of the critic's squared gradient on given depths."""
+    pictures: bool = field(default=False, repr=False)
+    """See the pictures, too (case A): 18 million weights, which want a GPU."""
+    pairs: Literal["any", "person"] = field(default="any", repr=False)
+    """Which faces become pairs: any two, or two of one person, as in the paper's first experiment."""
     test_share: float = 0.2
     """Share of the faces with known depth that is kept out of training and graded."""
     fit: FitSettings = field(default_factory=lambda: FitSettings(steps=6000, log_every=500))
@@ -95,7 +102,7 @@ class DepthNetTraining:
 
     def train(self, data: Path, run: Run, log: Callable[[str], None]) -> Trained:
         """Train on the 2D keypoints of `data`; scores on faces kept aside, where their depth is known."""
-        points, depth = read_keypoints(data, log)
+        points, depth, names, images = read_faces(data, log, self.pictures)
         known = torch.nonzero(depth.isfinite().all(1))[:, 0]
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(self.fit.seed))
         test = known[order[: round(self.test_share * len(known))]]
@@ -104,45 +111,93 @@ class DepthNetTraining:
         labels = depth[rest] if self.adversarial else None
         if labels is not None and not labels.isfinite().all():
             raise UsageError(f"--adversarial: {data} lacks the depth of some faces; give an .npz of (N, 68, 3) points")
-        net = train_depthnet(TrainingFaces(points[rest], labels), self, run, log)
+        pairs = None
+        if self.pairs == "person":
+            pairs = same_identity_pairs([name for name, chosen in zip(names, rest.tolist(), strict=True) if chosen])
+            if not len(pairs):
+                raise UsageError(
+                    f"--pairs person: no two pictures of one person in {data}; see --identity of data prepare"
+                )
+        net = train_depthnet(TrainingFaces(points[rest], labels, images, pairs), self, run, log)
         scores = score(net, points[test], depth[test]) if len(test) else {}
         sizes = asdict(net.settings)
         return Trained(dict(net.state_dict()), scores, {"network": sizes, "training": asdict(self)})
 
 
-def read_keypoints(data: Path, log: Callable[[str], None]) -> tuple[Tensor, Tensor]:
-    """Keypoints (N, 68, 2) in pixels and depths (N, 68), NaN where unknown, of a file or folder as named above.
+class KnownFaces(NamedTuple):
+    """What is known of N faces."""
 
-    Faces that are not finite or lie in a line are left out and counted. Raises UsageError where none is left.
+    points: Tensor
+    """(N, 68, 2) pixels."""
+    depth: Tensor
+    """(N, 68) pixels, NaN where it is unknown."""
+    names: list[str | None]
+    """Who is shown."""
+    images: Tensor | None
+    """(N, 1, 80, 80) grey in [0, 1], where they were asked for; then points are pixels of these."""
+
+
+def read_faces(data: Path, log: Callable[[str], None], pictures: bool = False) -> KnownFaces:
+    """Faces of a file or folder as named above.
+
+    Those that are not finite or lie in a line are left out and counted. Raises UsageError where no two are left.
     """
     known = [data / name for name in (LANDMARKS, VIDEOS) if data.is_dir() and (data / name).is_file()]
-    parts = [_read(path) for path in known or [data]]
-    points, depth = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    if pictures:
+        known = [path for path in known if path.name != LANDMARKS]
+    parts = [_read(path, pictures) for path in known or [data]]
+    points, depth = torch.cat([part[0].points for part in parts]), torch.cat([part[0].depth for part in parts])
+    names = [name for part in parts for name in part[0].names]
+    images = [part[0].images for part in parts if part[0].images is not None]
     keep = usable(points)
-    bad = {name: why for part in parts for name, why in part[2].items()}
+    bad = {name: why for part in parts for name, why in part[1].items()}
     for why in list(bad.values())[:10]:
         log(f"left out: {why}")
     if len(bad) > 10:
         log(f"left out: {len(bad) - 10} more")
-    log(f"{int(keep.sum())} faces with keypoints; {int((~keep).sum())} left out as not finite or in a line")
+    flat = "" if keep.all() else f"; {int((~keep).sum())} left out as not finite or in a line"
+    log(f"{int(keep.sum())} faces with keypoints{flat}")
     if keep.sum() < 2:
         raise UsageError(f"{data}: no two faces with usable landmarks; aboutface data prepare finds them in photos")
-    return points[keep], depth[keep]
+    names = [name for name, kept in zip(names, keep.tolist(), strict=True) if kept]
+    return KnownFaces(points[keep], depth[keep], names, torch.cat(images)[keep] if images else None)
 
 
-def _read(path: Path) -> tuple[Tensor, Tensor, dict[str, str]]:
-    """Keypoints, depths, and what could not be read."""
+def _read(path: Path, pictures: bool) -> tuple[KnownFaces, dict[str, str]]:
+    """Faces, and what could not be read."""
     if path.suffix == ".npz":
-        found = load_landmarks(path)
-        if found.points.shape[1] != 68:
-            raise UsageError(f"{path}: expected 68 landmarks per face, got {found.points.shape[1]}")
-        points = found.points
+        if pictures:
+            raise UsageError(f"--pictures: {path} has none; give a folder or tar of face crops")
+        file = load_landmarks(path)
+        if file.points.shape[1] != 68:
+            raise UsageError(f"{path}: expected 68 landmarks per face, got {file.points.shape[1]}")
+        points = file.points
         depth = points[..., 2] if points.shape[-1] == 3 else torch.full(points.shape[:2], math.nan)
-        dropped = {reason: f"{path}: {count} faces, {reason}" for reason, count in found.dropped.items() if count}
-        return points[..., :2], depth, dropped
+        dropped = {reason: f"{path}: {count} faces, {reason}" for reason, count in file.dropped.items() if count}
+        return KnownFaces(points[..., :2], depth, [None] * len(points), None), dropped
     examples = open_examples(path)
-    points, bad = landmarks_of(examples)
-    return torch.from_numpy(points), torch.full(points.shape[:2], math.nan), examples.bad | bad
+    found: list[tuple[np.ndarray, str | None, np.ndarray | None]] = []
+    bad = dict(examples.bad)
+    for index, entry in enumerate(examples.entries):
+        try:
+            found.append(_face(examples, index, pictures))
+        except AboutfaceError as error:
+            bad[entry.name] = str(error)
+    points = torch.from_numpy(np.array([face[0] for face in found], np.float32).reshape(-1, 68, 2))
+    grey = [face[2] for face in found if face[2] is not None]
+    images = torch.from_numpy(np.stack(grey))[:, None].float() / 255 if grey else None
+    return KnownFaces(points, torch.full(points.shape[:2], math.nan), [face[1] for face in found], images), bad
+
+
+def _face(examples: Examples, index: int, pictures: bool) -> tuple[np.ndarray, str | None, np.ndarray | None]:
+    """Landmarks (68, 2), name, and a grey picture if asked; without it no picture is decoded."""
+    if not pictures:
+        return examples.landmarks(index), examples.identities[index], None
+    example = examples[index]
+    if example.landmarks is None:
+        raise UsageError(f"{example.key}: no landmarks; aboutface data prepare finds them")
+    grey, points = grey_square(example.pixels, example.landmarks, CROP)
+    return points, example.identity, grey
 
 
 @torch.no_grad()
@@ -320,13 +375,16 @@ def train_depthnet(
 
 def new_net(training: DepthNetTraining) -> DepthNet:
     """An untrained network of the recipe's sizes, from its seed."""
+    sizes = DepthNetSettings(
+        hidden=training.hidden,
+        registered=training.registered,
+        affine=training.formulation == "separate",
+        images=training.pictures,
+        crop=CROP,
+    )
     with torch.random.fork_rng():
         torch.manual_seed(training.fit.seed)
-        return DepthNet(
-            DepthNetSettings(
-                hidden=training.hidden, registered=training.registered, affine=training.formulation == "separate"
-            )
-        )
+        return DepthNet(sizes)
 
 
 def gauge_depth(points: Tensor, seed: int = 0) -> Tensor:

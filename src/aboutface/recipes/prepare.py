@@ -198,7 +198,7 @@ def _done(waiting: list[tuple[Sequence[Entry], PrepareSettings, Path]], workers:
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Processes started here do not hear Ctrl-C, from before `_start_worker` is loaded; this one hears it afterwards."""
+    """Processes started here never hear Ctrl-C, not even before `_start_worker` is loaded; this one does afterwards."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
