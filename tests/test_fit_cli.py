@@ -89,7 +89,7 @@ def test_a_resumed_run_on_other_data_of_the_same_name_says_so(capsys):
 
 def test_weights_keep_whole_numbers_and_what_half_precision_cannot_hold_is_refused():
     count, path = torch.tensor(100_003), Path("weights.safetensors")
-    write_weights(path, Trained({"count": count, "w": torch.tensor([0.5])}, {}, {"folder": Path("a/b")}))
+    write_weights(path, "mine", Trained({"count": count, "w": torch.tensor([0.5])}, {}, {"folder": Path("a/b")}))
     read = load_file(path)
     assert read["count"] == count
     assert read["count"].dtype == torch.int64
@@ -98,5 +98,5 @@ def test_weights_keep_whole_numbers_and_what_half_precision_cannot_hold_is_refus
         assert json.loads(file.metadata()["card"])["settings"] == {"folder": str(Path("a/b"))}
     before = path.read_bytes()
     with pytest.raises(AboutfaceError, match="w: has weights that half precision cannot hold"):
-        write_weights(path, Trained({"w": torch.tensor([1e5])}, {}, {}))
+        write_weights(path, "mine", Trained({"w": torch.tensor([1e5])}, {}, {}))
     assert path.read_bytes() == before

@@ -198,6 +198,21 @@ def load(name: str) -> dict[str, Tensor]:
         raise MissingError(f"The weights {name} are damaged: delete {file}, then install them again.") from None
 
 
+def load_file(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and card of a weight file of the user's own, as `aboutface train` writes it.
+
+    Raises UsageError where the file is absent or no safetensors file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file as read
+
+    try:
+        return read(file), _card(file)
+    except (SafetensorError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UsageError(f"{file}: cannot be read as weights ({reason}); give a .safetensors file") from None
+
+
 def verify(name: str) -> str:
     """The file's sha256; checked against the record, or against what the first download noted.
 

@@ -1,14 +1,18 @@
 """DepthNet against what its paper and its mathematics say, and against faces whose depth is known."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
 
+from aboutface.errors import UsageError
 from aboutface.face import MIRROR_68, Face
 from aboutface.geometry import affine_2d_from_3d, affine_2d_from_3d_matrix, project, rotation_from_angles
 from aboutface.images import read_photo
 from aboutface.morphable import MeanHead
+from aboutface.recipes import Trained, write_weights
 from aboutface.recipes.depthnet import score
 from aboutface.recipes.mean_head import real_landmarks
 from aboutface.reconstruct import reconstructor
@@ -375,3 +379,29 @@ def test_shipped_depth_agrees_with_real_faces(data):
     untrained = score(DepthNet(), test[:100, :, :2], test[:100, :, 2])
     assert untrained["photo_correlation"] < 0.93
     assert abs(untrained["network_correlation"]) < 0.3
+
+
+def test_weights_that_the_user_trained_make_the_shape(tmp_path):
+    """The shipped network, written as `aboutface train` writes, gives the shipped network's scene again."""
+    shipped = reconstructor("depthnet")
+    net = shipped.net  # pyright: ignore[reportAttributeAccessIssue]
+    mine = tmp_path / "mine.safetensors"
+    settings = {"network": asdict(net.settings)}
+    write_weights(mine, "depthnet", Trained(dict(net.state_dict()), {}, settings))
+    mean = MeanHead.load().landmarks
+    face = Face((2 * (mean @ rotation_from_angles(20.0, -5.0, 9.0).mT)[:, :2] + 250).numpy(), (0, 0, 1, 1))
+    photo = read_photo(np.zeros((500, 500, 3), np.uint8))
+    torch.testing.assert_close(
+        reconstructor(str(mine))(photo, face).landmarks, shipped(photo, face).landmarks, rtol=0, atol=0
+    )
+    write_weights(mine, "aign", Trained(dict(net.state_dict()), {}, settings))
+    with pytest.raises(UsageError, match="weights of 'aign'"):
+        reconstructor(str(mine))
+    write_weights(mine, "depthnet", Trained({"x": torch.zeros(1)}, {}, settings))
+    with pytest.raises(UsageError, match="no weights of depthnet"):
+        reconstructor(str(mine))
+    mine.write_bytes(b"nothing")
+    with pytest.raises(UsageError, match="cannot be read as weights"):
+        reconstructor(str(mine))
+    with pytest.raises(UsageError, match="cannot be read as weights"):
+        reconstructor(str(tmp_path / "absent.safetensors"))

@@ -38,8 +38,8 @@ class Find:
     """Box of the face in pixels (left, top, right, bottom), or a file of it, instead of detection."""
     detector: Literal["auto", "dlib", "mediapipe"] = "auto"
     """What finds the face; auto prefers mediapipe where it is installed."""
-    method: Annotated[str, arg(metavar="NAME")] = "depthnet"
-    """What makes the shape."""
+    method: Annotated[str, arg(metavar="NAME|FILE")] = "depthnet"
+    """What makes the shape: a method, or a .safetensors file that aboutface train wrote."""
     device: Annotated[str, arg(metavar="auto|cpu")] = "auto"
     """Where to compute. This version has the CPU only."""
 
@@ -188,8 +188,8 @@ class Swap:
     """Type of the picture, where -o names no file."""
     detector: Literal["auto", "dlib", "mediapipe"] = "auto"
     """What finds the faces; auto prefers mediapipe where it is installed."""
-    method: Annotated[str, arg(metavar="NAME")] = "depthnet"
-    """What makes the shape."""
+    method: Annotated[str, arg(metavar="NAME|FILE")] = "depthnet"
+    """What makes the shape: a method, or a .safetensors file that aboutface train wrote."""
     device: Annotated[str, arg(metavar="auto|cpu")] = "auto"
     """Where to compute. This version has the CPU only."""
     talk: Talk = field(default_factory=Talk)

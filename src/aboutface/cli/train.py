@@ -57,7 +57,7 @@ def _train(method: str, command: Train, settings: Any) -> int:
     if not first:
         return 0
     file = Path(command.output or run.folder / f"{method.replace('-', '_')}.safetensors")
-    write_weights(file, trained)
+    write_weights(file, method, trained)
     seconds = round(time.perf_counter() - start, 1)
     report.data(
         {"method": method, "file": str(file), "run": str(run.folder), "scores": trained.scores, "seconds": seconds}

@@ -183,7 +183,7 @@ def make_record(verb: str, portrait: Portrait, seconds: dict[str, float], warnin
             "K": np.round(scene.camera.K.tolist(), 3).tolist(),
             "millimetres_per_unit": scene.millimetres_per_unit,
         },
-        "model": dict(about_weights(RECONSTRUCTORS[portrait.method].weights)),
+        "model": dict(about_model(portrait.method)),
         "weights": [
             dict(about_weights(name)) for name in ("mean_head", *DETECTOR_WEIGHTS.get(portrait.face.detector, ()))
         ],
@@ -212,6 +212,14 @@ def angles_of(pose: Pose) -> dict[str, float]:
 
 DETECTOR_WEIGHTS = {"dlib": ("dlib-landmarks",), "mediapipe": ("mediapipe-face-landmarker",)}
 """Weights behind each detector's landmarks."""
+
+
+@lru_cache(maxsize=8)
+def about_model(method: str) -> dict[str, str]:
+    """The same of a reconstructor, by name or by the user's own file."""
+    if method in RECONSTRUCTORS:
+        return about_weights(RECONSTRUCTORS[method].weights)
+    return {"name": Path(method).name, "sha256": digest(Path(method)), "licence": "the user's own weights"}
 
 
 @lru_cache(maxsize=8)

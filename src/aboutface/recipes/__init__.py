@@ -78,15 +78,15 @@ def recipe(method: str) -> Any:
         raise MissingError(f"train: {method} ({known[method]}) cannot be loaded: {error}") from error
 
 
-def write_weights(path: Path, trained: Trained) -> None:
-    """A safetensors file with settings and scores on its card; fractions are in half precision.
+def write_weights(path: Path, method: str, trained: Trained) -> None:
+    """A safetensors file with method, settings and scores on its card; fractions are in half precision.
 
     Raises AboutfaceError where a number is too large for that.
     """
     from safetensors.torch import save
 
     half = {name: _half(name, tensor.detach().cpu()) for name, tensor in trained.tensors.items()}
-    card = json.dumps({"settings": trained.settings, "scores": trained.scores}, default=str)
+    card = json.dumps({"method": method, "settings": trained.settings, "scores": trained.scores}, default=str)
     with atomic_path(path) as part:
         part.write_bytes(save(half, metadata={"card": card}))
 

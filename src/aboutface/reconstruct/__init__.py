@@ -1,11 +1,13 @@
 """The menu of reconstructors: Photo and Face in, Scene out. A new method is one file and one line here."""
 
+from pathlib import Path
 from typing import Protocol
 
 from ..errors import UsageError
 from ..face import Face
 from ..images import Photo
 from ..scene import Scene
+from ..weights import load_file
 from .depthnet import DepthNetReconstructor
 
 
@@ -15,6 +17,11 @@ class Reconstructor(Protocol):
     name: str
     weights: str
     """Name of its record in `aboutface models list`."""
+
+    @classmethod
+    def from_file(cls, file: Path) -> "Reconstructor":
+        """With the user's own weights. Raises UsageError."""
+        ...
 
     def __call__(self, photo: Photo, face: Face) -> Scene:
         """The face's surface at rest, on the CPU, in a camera whose pixels are the photo's.
@@ -28,9 +35,19 @@ RECONSTRUCTORS: dict[str, type[Reconstructor]] = {"depthnet": DepthNetReconstruc
 
 
 def reconstructor(method: str) -> Reconstructor:
-    """A ready reconstructor by name. Raises UsageError for a name that is not on the menu."""
+    """A ready reconstructor, by name or by a .safetensors file that `aboutface train` wrote.
+
+    Raises UsageError for a name that is not on the menu, and for a file that is no such weights.
+    """
+    if method.endswith(".safetensors"):
+        _, card = load_file(Path(method))
+        if card.get("method") not in RECONSTRUCTORS:
+            raise UsageError(f"{method}: weights of {card.get('method')!r}, expected {' or '.join(RECONSTRUCTORS)}")
+        return RECONSTRUCTORS[card["method"]].from_file(Path(method))
     if method not in RECONSTRUCTORS:
-        raise UsageError(f"method {method!r} is not known; there are: {', '.join(RECONSTRUCTORS)}")
+        raise UsageError(
+            f"method {method!r} is not known; there are: {', '.join(RECONSTRUCTORS)}, or give a .safetensors file"
+        )
     return RECONSTRUCTORS[method]()
 
 

@@ -13,11 +13,13 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import UsageError
 from ..face import MIRROR_68, Face
 from ..geometry import angles_from_rotation, orthographic_pose, rotation_from_angles, unproject
 from ..images import Photo, to_tensor
@@ -26,7 +28,7 @@ from ..nn import ImagePair, SiameseEncoder
 from ..nn.siamese import glorot_
 from ..render.facewarper import FACEWARPER_TRIANGLES
 from ..scene import Camera, Mesh, Pose, Scene
-from ..weights import info, load
+from ..weights import info, load, load_file
 from .landmark_baselines import carry, to_unit
 
 FIELD_OF_VIEW = 10.0
@@ -253,6 +255,19 @@ class DepthNetReconstructor:
         self.net = net or _shipped()
         self.mean = MeanHead.load()
 
+    @classmethod
+    def from_file(cls, file: Path) -> "DepthNetReconstructor":
+        """With weights that `aboutface train depthnet` wrote. Raises UsageError for a file of another form."""
+        tensors, card = load_file(file)
+        try:
+            net = _built(tensors, card["settings"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise UsageError(f"{file}: these are no weights of depthnet of this version ({reason})") from None
+        if net.settings.images:
+            raise UsageError(f"{file}: this network compares two pictures (case A); photos need one of keypoints")
+        return cls(net)
+
     @torch.no_grad()
     def __call__(self, photo: Photo, face: Face) -> Scene:
         pixels = torch.from_numpy(face.landmarks)[None].float()
@@ -291,9 +306,13 @@ def _around(points: Tensor, photo: Photo) -> tuple[int, int, int, int]:
 
 @lru_cache(maxsize=1)
 def _shipped() -> DepthNet:
-    sizes: dict[str, Any] = dict(info("depthnet").settings["network"])
+    return _built(load("depthnet"), info("depthnet").settings)
+
+
+def _built(tensors: dict[str, Tensor], settings: dict[str, Any]) -> DepthNet:
+    sizes: dict[str, Any] = dict(settings["network"])
     # JSON has no tuples.
     sizes |= {key: tuple(value) for key, value in sizes.items() if isinstance(value, list)}
     net = DepthNet(DepthNetSettings(**sizes))
-    net.load_state_dict({name: tensor.float() for name, tensor in load("depthnet").items()})
+    net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     return net.eval()
