@@ -31,7 +31,9 @@ UNLABELLED = DepthNetTraining()
 """Tables 2 and 3: the recipe as it is shipped."""
 LABELLED = DepthNetTraining(hidden=(512,), gauge=1.0)
 """With the training faces' own depth in place of the gauge."""
-ADVERSARIAL = DepthNetTraining(hidden=(512,), gauge=0.0, adversarial=0.01, critic_penalty=1.0)
+ADVERSARIAL = DepthNetTraining(
+    hidden=(512,), gauge=0.0, adversarial=0.01, critic_penalty=1.0, fit=FitSettings(steps=4000, log_every=1000)
+)
 """The paper's DepthNet+GAN: labels reach the network through the critic alone."""
 QUICK = 20
 """Steps of a smoke run."""
