@@ -925,6 +925,18 @@ class Signalled(Line):
         return super().loss(phase, batch, step)
 
 
+def test_a_signal_that_is_ignored_stays_so(tmp_path):
+    """As nohup and shells leave it to programs in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        task, batches = Signalled({2: (signal.SIGINT,)}), TensorBatches(points(), 8)
+        fitted = fit(task, batches, FitSettings(steps=4), new_run(tmp_path), log=quiet)
+        assert fitted.step == 4
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_an_interrupt_writes_a_checkpoint_after_the_step_and_is_passed_on(tmp_path):
     run, before = new_run(tmp_path), signal.getsignal(signal.SIGINT)
     settings, said = FitSettings(steps=9), []

@@ -48,7 +48,9 @@ def requests(wanted: bool = True) -> Iterator[Requests]:
     handlers: dict[int, Any] = dict.fromkeys(STOPS, caught._stop)
     if hasattr(signal, "SIGUSR1"):  # Windows has none
         handlers[signal.SIGUSR1] = caught._write
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    # What is ignored stays so: shells do that to Ctrl-C for programs that they start in the background.
+    heard = {number: handler for number, handler in handlers.items() if signal.getsignal(number) != signal.SIG_IGN}
+    before = {number: signal.signal(number, handler) for number, handler in heard.items()}
     try:
         yield caught
     finally:
