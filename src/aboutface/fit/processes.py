@@ -1,5 +1,6 @@
 """The processes that train together: one, or those that `torchrun` started."""
 
+import atexit
 import os
 from typing import Any
 
@@ -50,6 +51,8 @@ class TorchrunProcesses(OneProcess):
             num_nodes=int(os.environ.get("GROUP_WORLD_SIZE", "1")),
         )
         fabric.launch()
+        # Fabric does so for NCCL only, and gloo's threads abort a process that ends before they have.
+        atexit.register(_leave)
         super().__init__(fabric.device)
         self.fabric, self.rank, self.count = fabric, fabric.global_rank, fabric.world_size
 
@@ -71,6 +74,11 @@ class TorchrunProcesses(OneProcess):
         values: list[Any] = [None] * self.count
         torch.distributed.all_gather_object(values, value)
         return values
+
+
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def start_processes(device: str) -> OneProcess:
