@@ -130,7 +130,9 @@ def _sentence(framed: str) -> str:
         return f"missing: {', '.join(required)}"
     hints = " ".join(line for part in blocks for line in part)
     similar = re.search(r"Perhaps you meant: (?:-\w(?: \w+)?, )?(--[\w-]+)", hints)
-    return " ".join(block).rstrip(". ") + (f" (perhaps you meant {similar[1]})" if similar else "")
+    # Settings check themselves, and name the option: where they stand in the command says nothing to the user.
+    said = re.sub(r"^Error parsing [\w.]+: ", "", " ".join(block).rstrip(". "))
+    return said + (f" (perhaps you meant {similar[1]})" if similar else "")
 
 
 def _overview(commands: dict[str, type]) -> str:

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from ..data import check as find_problems
 from ..data import repack
 from ..data import stats as describe_data
 from ..data.repack import DROPPED
-from ..recipes.prepare import PrepareSettings, pose_of
+from ..recipes.prepare import pose_of
 from ..recipes.prepare import prepare as run_prepare
 from .data_commands import DataCheck, DataPrepare, DataShard, DataStats
 from .report import Report
@@ -22,14 +21,13 @@ FAILURES = ("unreadable", "damaged", "side-file", "error")
 
 
 def prepare(command: DataPrepare) -> int:
-    settings = PrepareSettings(**{f.name: getattr(command, f.name) for f in fields(PrepareSettings)})
     report = Report(command.talk)
     try:
         with _progress(command.talk.quiet, "photos") as progress:
             result = run_prepare(
                 command.source,
                 command.target,
-                settings,
+                command.settings,
                 workers=command.workers,
                 seed=command.seed,
                 overwrite=command.overwrite,

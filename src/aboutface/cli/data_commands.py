@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from tyro.conf import Positional, arg, subcommand
 
+from ..recipes.prepare_settings import PrepareSettings
 from .talk import Talk
 
 
@@ -25,34 +26,7 @@ class DataPrepare:
     """A folder with all below it, a .tar, a glob in quotes, or a .txt list of these."""
     target: Annotated[Positional[Path], arg(metavar="DST")]
     """The folder to write."""
-    size: int = 224
-    """Side of the crops in pixels."""
-    margin: float = 0.4
-    """How much wider than the landmarks' box the crop is on each side, in sides of that box."""
-    min_face: float = 32
-    """Drop faces smaller than this many pixels."""
-    max_yaw: float = 180
-    """Drop faces turned farther than this many degrees."""
-    min_sharpness: float = 0
-    """Drop faces less sharp than this; look at the histogram of `data stats` first."""
-    faces: Literal["largest", "all"] = "largest"
-    """Which faces of a photo are taken."""
-    landmarks: Literal["keep", "detect"] = "keep"
-    """keep: use the landmarks in KEY.json beside KEY.jpg, detect where there are none."""
-    aligned: bool = False
-    """The photos are crops already: take their largest centred square."""
-    identity: Literal["folder", "lfw", "none"] = "none"
-    """What names the person, where no side file does: the photo's folder, or its name First_Last_0001."""
-    detector: Literal["dlib", "mediapipe"] = "dlib"
-    """What finds the faces."""
-    drop_near_duplicates: bool = False
-    """Leave near duplicates out instead of listing them only; exact ones are always left out."""
-    near: int = 4
-    """Bits of 64 in which the perceptual hashes of near duplicates may differ."""
-    shard: int = 1000
-    """Examples per shard."""
-    limit: Annotated[int | None, _path("N")] = None
-    """Take only the first N photos."""
+    settings: PrepareSettings = field(default_factory=PrepareSettings)
     workers: int = 1
     """Processes. The result does not depend on it."""
     seed: int = 0

@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ from ..geometry import orthographic_pose
 from ..images import encode_image
 from ..morphable import POSE_WEIGHTS, MeanHead
 from ..scene import Pose
+from .prepare_settings import PrepareSettings
 
 CHUNK = 32
 """Photos per part: what a stop costs at most, per process."""
@@ -51,53 +52,6 @@ SHEET = 48
 """Examples on the contact sheet."""
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class PrepareSettings:
-    """What becomes of the photos."""
-
-    size: int = 224
-    """Side of the crops in pixels."""
-    margin: float = 0.4
-    """How much wider than the landmarks' box the crop is on each side, in sides of that box."""
-    min_face: float = 32
-    """Smallest face in pixels (side of a square as large as the landmarks' box)."""
-    max_yaw: float = 180
-    """Faces turned farther than this, in degrees, are dropped."""
-    min_sharpness: float = 0
-    """Faces less sharp than this are dropped; see the histogram of `data stats` before choosing it."""
-    faces: Literal["largest", "all"] = "largest"
-    """Which faces of a photo are taken."""
-    landmarks: Literal["keep", "detect"] = "keep"
-    """keep: use the landmarks that lie beside a photo, detect where there are none."""
-    aligned: bool = False
-    """The photos are crops already: take their largest centred square."""
-    identity: Literal["folder", "lfw", "none"] = "none"
-    """What names the person where no side file does: the photo's folder, or its name First_Last_0001."""
-    detector: str = "dlib"
-    """What finds the faces."""
-    drop_near_duplicates: bool = False
-    """Leave out near duplicates instead of reporting them only."""
-    near: int = 4
-    """Bits of 64 in which the perceptual hashes of near duplicates may differ."""
-    shard: int = 1000
-    """Examples per shard."""
-    limit: int | None = None
-    """Take only so many photos."""
-
-    def __post_init__(self) -> None:
-        for name, least in (("size", 8), ("shard", 1), ("limit", 1)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise UsageError(f"--{name} {value}: expected at least {least}")
-        for name in ("min_face", "max_yaw", "min_sharpness"):
-            if not getattr(self, name) >= 0:  # NaN is not, either
-                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name):g}: expected at least 0")
-        if not 0 <= self.margin <= 5:
-            raise UsageError(f"--margin {self.margin:g}: expected 0 to 5 sides of the face's box")
-        if not 0 <= self.near < 32:
-            raise UsageError(f"--near {self.near}: expected 0 to 31 bits")
 
 
 @dataclass
@@ -143,7 +97,7 @@ def prepare(
     if workers < 1 or seed < 0:
         raise UsageError(f"--workers {workers}, --seed {seed}: expected at least 1 and 0")
     found = find_entries(source)
-    found.entries = found.entries[: settings.limit]
+    found.entries = found.entries[: settings.limit or None]
     if not found.entries:
         raise UsageError(f"{source}: no pictures are in it; give a folder, tar, glob or list of photos")
     check_apart(source, found.entries, target)
