@@ -152,6 +152,9 @@ class Scene:
     """Length of one unit, where the method knows it."""
     landmarks: Tensor | None = None
     """68 points (68, 3) of the surface at rest, camera space."""
+    trust: Tensor | None = None
+    """Per vertex (V,), 0 to 1: how far the surface is to be believed where it differs from a mean head bent onto the
+    landmarks. None: only the landmarks are."""
 
     def turned(self, yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> "Scene":
         """Turned by so many degrees from where it is now, about the camera's axes. Twice means twice."""

@@ -28,11 +28,13 @@ RECIPES = {
     "mean-head": "aboutface.recipes.mean_head:MeanHeadTraining",
     "depthnet": "aboutface.recipes.depthnet:DepthNetTraining",
     "aign": "aboutface.recipes.aign:AIGNTraining",
+    "unsup3d": "aboutface.recipes.unsup3d:Unsup3dTraining",
 }
 SUMMARIES = {
     "mean-head": "the average head that photos are completed with, from 3D landmarks and a morphable model",
     "depthnet": "depth of 68 landmarks, from 2D landmarks of your own faces; no label needed",
     "aign": "a baseline: the same from 3D landmarks of other faces, adversarially",
+    "unsup3d": "depth, albedo, view and light of one kind of thing, from photos alone",
 }
 """A line for the menu; it shows without loading the recipe."""
 GROUP = "aboutface.recipes"

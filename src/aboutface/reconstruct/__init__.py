@@ -9,6 +9,7 @@ from ..images import Photo
 from ..scene import Scene
 from ..weights import load_file
 from .depthnet import DepthNetReconstructor
+from .unsup3d_photo import Unsup3dReconstructor
 
 
 class Reconstructor(Protocol):
@@ -31,7 +32,10 @@ class Reconstructor(Protocol):
         ...
 
 
-RECONSTRUCTORS: dict[str, type[Reconstructor]] = {"depthnet": DepthNetReconstructor}
+RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
+    "depthnet": DepthNetReconstructor,
+    "unsup3d": Unsup3dReconstructor,
+}
 
 
 def reconstructor(method: str) -> Reconstructor:
@@ -51,4 +55,4 @@ def reconstructor(method: str) -> Reconstructor:
     return RECONSTRUCTORS[method]()
 
 
-__all__ = ["RECONSTRUCTORS", "DepthNetReconstructor", "Reconstructor", "reconstructor"]
+__all__ = ["RECONSTRUCTORS", "DepthNetReconstructor", "Reconstructor", "Unsup3dReconstructor", "reconstructor"]

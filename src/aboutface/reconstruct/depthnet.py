@@ -23,7 +23,7 @@ from ..errors import UsageError
 from ..face import MIRROR_68, Face
 from ..geometry import angles_from_rotation, orthographic_pose, rotation_from_angles, unproject
 from ..images import Photo, to_tensor
-from ..morphable import POSE_WEIGHTS, MeanHead
+from ..morphable import POSE_WEIGHTS, MeanHead, outline_trust
 from ..nn import ImagePair, SiameseEncoder
 from ..nn.siamese import glorot_
 from ..render.facewarper import FACEWARPER_TRIANGLES
@@ -245,6 +245,39 @@ def estimate_depth(net: DepthNet, face: Normalised, mean_face: Tensor) -> Tensor
     return depth - depth.mean(1, keepdim=True)
 
 
+def fix_gauge(points: Tensor, depth: Tensor, expected: Tensor, weights: Tensor) -> Tensor:
+    """Depth (B, K) with the scale, sign, tilt and offset of `expected` (B, K); points (B, K, 2), weights (B, K).
+
+    What neither is affine in x and y is compared: it is scaled to the size it has in `expected` (and turned over where
+    they disagree in sign); the affine part, of which the loss says nothing, is that of `expected`.
+    """
+    plane = torch.cat([points, torch.ones_like(points[..., :1])], -1)
+    root = weights.sqrt()
+    # Points in a line have many affine parts; the pseudo-inverse takes the smallest.
+    slopes = torch.linalg.pinv(root[..., None] * plane)
+
+    def affine_part(z: Tensor) -> Tensor:
+        return (plane @ (slopes @ (root * z)[..., None]))[..., 0]
+
+    shape, wanted = depth - affine_part(depth), expected - affine_part(expected)
+    size, wanted_size = (root * shape).norm(dim=-1), (root * wanted).norm(dim=-1)
+    sign = torch.where((weights * shape * wanted).sum(-1) < 0, -1.0, 1.0).to(depth)
+    factor = sign * wanted_size / size.clamp_min(1e-9)
+    return factor[:, None] * shape + affine_part(expected)
+
+
+def depth_in_pose(net: DepthNet, face: Normalised, mean_face: Tensor) -> Tensor:
+    """`estimate_depth` (B, K) with the gauge of the mean face in the face's pose.
+
+    The network knows tilt better than the mean face, but the pose that a scene tells is the mean face's. A head whose
+    depth is tilted against its pose has a forehead that juts out or falls back once it is turned.
+    """
+    yaw, _, _ = angles_from_rotation(face.rotation)
+    expected = posed_mean(mean_face, face.rotation)[..., 2]
+    depth = fix_gauge(face.points, estimate_depth(net, face, mean_face), expected, outline_trust(yaw))
+    return depth - depth.mean(1, keepdim=True)
+
+
 class DepthNetReconstructor:
     """Face -> Scene: a mesh of the 68 keypoints, textured by the photo around them. May be shared by threads."""
 
@@ -272,7 +305,7 @@ class DepthNetReconstructor:
     def __call__(self, photo: Photo, face: Face) -> Scene:
         pixels = torch.from_numpy(face.landmarks)[None].float()
         normal = normalise(pixels, self.mean.landmarks)
-        depth = estimate_depth(self.net, normal, self.mean.landmarks)[0] * normal.scale[0]
+        depth = depth_in_pose(self.net, normal, self.mean.landmarks)[0] * normal.scale[0]
         rotation, scale, shift = (t[0] for t in orthographic_pose(self.mean.landmarks, pixels, POSE_WEIGHTS))
         crop = float(face.photo_from_crop(1)[0, 0])
         focal = crop / 2 / math.tan(math.radians(FIELD_OF_VIEW / 2))
