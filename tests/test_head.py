@@ -10,12 +10,12 @@ from aboutface.compose import _reflected
 from aboutface.edit import Pipeline, Portrait
 from aboutface.errors import NoFaceError
 from aboutface.filters import sample, smoothstep
-from aboutface.geometry import pixel_centres, project, rotation_from_angles
-from aboutface.head import FALLOFF, Grid, _gain, complete_head
+from aboutface.geometry import grid_faces, pixel_centres, project, rotation_from_angles
+from aboutface.head import FALLOFF, Grid, _gain, complete_head, onto_surface
 from aboutface.images import read_photo, to_pixels
 from aboutface.morphable import MeanHead
-from aboutface.render import render, texture
-from aboutface.scene import Camera, DepthMap, Light, Scene
+from aboutface.render import interpolate, rasterize, render, texture
+from aboutface.scene import Camera, DepthMap, Light, Mesh, Scene
 
 PIXELS_PER_MM = 1.2
 SIZE = 480
@@ -260,3 +260,175 @@ def test_scenes_that_cannot_be_completed_are_refused_in_words(portrait):
     for away in (K, scene.camera.K * torch.tensor([[1e-6], [1e-6], [1.0]]), scene.camera.K * torch.nan):
         with pytest.raises(NoFaceError, match="no area in the photo of 512 x 512 px"):
             complete_head(photo, face, replace(scene, camera=replace(scene.camera, K=away)))
+
+
+# ---- dense surfaces ----
+
+
+def bump(points: torch.Tensor) -> torch.Tensor:
+    """(N,) millimetres by which the true face lies before the mean head at points (N, 3): cheek, temple, chin."""
+    places = ((-42.0, 42.0, 8.0, 16.0), (30.0, -25.0, -6.0, 18.0), (0.0, 85.0, 5.0, 14.0))
+    squares = [((points[:, :2] - torch.tensor([x, y])).square().sum(-1), size, width) for x, y, size, width in places]
+    return sum(
+        (size * torch.exp(-square / (2 * width**2)) for square, size, width in squares), torch.zeros(len(points))
+    )
+
+
+def true_head() -> torch.Tensor:
+    """(V, 3): the mean head with bumps, millimetres, own frame."""
+    vertices = MeanHead.load().vertices()
+    return vertices - torch.stack([*torch.zeros(2, len(vertices)), bump(vertices)], -1)
+
+
+def drawn_from_the_front(vertices: torch.Tensor, cells: int, half: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Depth of a head (V, 3) on a square grid (cells, cells), `half` millimetres to each side, and where it has any."""
+    scaled = vertices / torch.tensor([half, half, 1000.0])
+    faces = MeanHead.load().faces()
+    fragments = rasterize(torch.cat([scaled, torch.ones(len(scaled), 1)], -1)[None], faces, (cells, cells))
+    return interpolate(vertices[:, 2:].contiguous(), fragments, faces)[0, ..., 0], fragments.triangle_id[0] >= 0
+
+
+def seen_from_the_front(vertices: torch.Tensor, cells: int = 96, half: float = 95.0) -> tuple[Mesh, torch.Tensor]:
+    """Depth of a head (V, 3) on a square grid, and 1 where it has any: what a network of canonical depth would give.
+
+    Beside the head lies a wall; the step to it is a torn border as such networks have it.
+    """
+    depth, there = drawn_from_the_front(vertices, cells, half)
+    places = (pixel_centres(cells, cells) / cells * 2 - 1) * half
+    points = torch.cat([places, torch.where(there, depth, 60.0)[..., None]], -1).flatten(0, 1)
+    return Mesh(points, grid_faces(cells, cells)), there.flatten().float()
+
+
+def off_the_truth(vertices: torch.Tensor) -> torch.Tensor:
+    """(N,) millimetres along z from a bent mean head to the true one, its free offset out, all over the face."""
+    mean, (depth, there) = MeanHead.load(), drawn_from_the_front(vertices, 120, 60.0)
+    truth, _ = drawn_from_the_front(true_head(), 120, 60.0)
+    brows, chin = mean.landmarks[19, 1], mean.landmarks[8, 1]
+    y = torch.linspace(-59.5, 59.5, 120)[:, None]
+    where = there & (y > brows - 20) & (y < chin - 5)
+    off = (depth - truth)[where]
+    return (off - off.median()).abs()
+
+
+@pytest.fixture(scope="module")
+def dense() -> tuple[Mesh, torch.Tensor]:
+    """The true head's front, 30 mm too far away, and its trust."""
+    mesh, trust = seen_from_the_front(true_head())
+    return replace(mesh, vertices=mesh.vertices + torch.tensor([0.0, 0.0, 30.0])), trust
+
+
+def test_the_face_meets_a_trusted_surface(dense):
+    mean = MeanHead.load()
+    whole = onto_surface(mean.vertices(), mean, *dense)
+    assert off_the_truth(mean.vertices()).mean() > 1
+    assert off_the_truth(whole).mean() < 0.2 * off_the_truth(mean.vertices()).mean()
+    half = onto_surface(mean.vertices(), mean, dense[0], dense[1] / 2)
+    torch.testing.assert_close(half, (mean.vertices() + whole) / 2, rtol=0, atol=0.1)
+
+
+def test_only_the_face_moves_and_only_along_its_own_axis(dense):
+    mean = MeanHead.load()
+    moved = onto_surface(mean.vertices(), mean, *dense) - mean.vertices()
+    assert (moved[:, :2] == 0).all()
+    azimuth = mean.per_column(mean.azimuths()).abs()
+    throat = mean.per_row(mean.heights) > mean.landmarks[8, 1] + 30
+    crown = mean.per_row(mean.heights) < mean.landmarks[17:27, 1].min() - 70
+    assert (moved[(azimuth > 1.5) | throat | crown] == 0).all()
+    # Between there is no step: neighbours on the head move nearly alike.
+    grid = moved[:, 2].view(mean.radius.shape)
+    for along in (0, 1):
+        apart = mean.vertices().view(*mean.radius.shape, 3).diff(dim=along).norm(dim=-1)
+        steep = grid.diff(dim=along).abs() / apart.clamp_min(0.5)
+        assert steep.max() < 1.2
+
+
+def test_a_mirrored_surface_gives_the_mirrored_head(dense):
+    mean, (mesh, trust) = MeanHead.load(), dense
+    flip = torch.tensor([-1.0, 1.0, 1.0])
+    uneven = trust * (0.5 + 0.5 * torch.rand(len(trust), generator=torch.Generator().manual_seed(0)))
+    one = onto_surface(mean.vertices(), mean, mesh, uneven)
+    other = onto_surface(mean.vertices(), mean, Mesh(mesh.vertices * flip, mesh.faces.flip(-1)), uneven)
+    back = other.view(*mean.radius.shape, 3).flip(1).flatten(0, 1) * flip
+    # The head's own triangles are no mirror images: a nose differs by as much.
+    torch.testing.assert_close(back, one, rtol=0, atol=0.4)
+    assert (back - one).abs().mean() < 0.01
+    assert (other - one).abs().max() > 3
+
+
+def test_spikes_holes_and_torn_rims_do_no_harm(dense):
+    mean, (mesh, trust) = MeanHead.load(), dense
+    generator = torch.Generator().manual_seed(0)
+    vertices, believed = mesh.vertices.clone(), trust.clone()
+    spikes = torch.randperm(len(vertices), generator=generator)[: len(vertices) // 30]
+    vertices[spikes, 2] += 40 * torch.randn(len(spikes), generator=generator)
+    vertices[spikes[:40], 2] = torch.nan
+    # A hole over a cheek, and a rim that falls back.
+    hole = (vertices[:, :2] - torch.tensor([35.0, 40.0])).norm(dim=-1) < 9
+    believed[hole] = 0
+    vertices[hole, 2] -= 90
+    vertices[vertices[:, 0].abs() > 60, 2] += 25
+    clean = off_the_truth(onto_surface(mean.vertices(), mean, mesh, trust))
+    rough = off_the_truth(onto_surface(mean.vertices(), mean, replace(mesh, vertices=vertices), believed))
+    assert rough.mean() < clean.mean() + 0.3
+    assert rough.mean() < 0.5 * off_the_truth(mean.vertices()).mean()
+    assert rough.max() < off_the_truth(mean.vertices()).max() + 1
+    # A surface that is nothing but spikes: the head stays near where it was.
+    noise = mesh.vertices.clone()
+    noise[:, 2] += 60 * torch.randn(len(noise), generator=generator)
+    moved = onto_surface(mean.vertices(), mean, replace(mesh, vertices=noise), trust) - mean.vertices()
+    assert moved.abs().mean() < 2
+
+
+def with_surface(portrait: Portrait, dense: tuple[Mesh, torch.Tensor], trust: float = 1.0) -> Scene:
+    """The portrait's scene with the dense surface, of the head's own frame, put into camera space."""
+    scene = portrait.scene
+    vertices = dense[0].vertices / scene.scale @ scene.pose.rotation().mT + torch.tensor(scene.pivot)
+    return replace(scene, surface=replace(dense[0], vertices=vertices), trust=dense[1] * trust)
+
+
+@pytest.mark.parametrize("yaw", [0.0, -25.0])
+def test_a_head_with_a_dense_surface_is_nearer_to_the_truth(yaw, dense):
+    mean = MeanHead.load()
+    portrait = head_photo(yaw, torch.full((mean.radius.numel(),), 0.6))
+    follows = complete_head(portrait.photo, portrait.face, with_surface(portrait, dense))
+
+    def off(scene: Scene) -> torch.Tensor:
+        own = (scene.mesh_at_rest().vertices - torch.tensor(scene.pivot)) @ scene.pose.rotation() * scene.scale
+        return off_the_truth(own).mean()
+
+    assert off(portrait.head.scene) > 1
+    assert off(follows.scene) < 0.4 * off(portrait.head.scene)
+    # What lies around goes with it, and none of the parts claims to have the surface that was given.
+    assert follows.scene.trust is None
+    assert follows.sheet.trust is None
+    assert not torch.equal(follows.sheet.mesh_at_rest().vertices, portrait.head.sheet.mesh_at_rest().vertices)
+
+
+def test_a_surface_of_no_trust_changes_nothing(portrait, dense):
+    head = complete_head(portrait.photo, portrait.face, with_surface(portrait, dense, trust=0.0))
+    for part, expected in ((head.scene, portrait.head.scene), (head.sheet, portrait.head.sheet)):
+        assert torch.equal(part.mesh_at_rest().vertices, expected.mesh_at_rest().vertices)
+        assert torch.equal(part.albedo, expected.albedo)
+        assert part.rigidity is not None
+        assert expected.rigidity is not None
+        assert torch.equal(part.rigidity, expected.rigidity)
+
+
+def test_at_rest_a_head_on_a_dense_surface_still_gives_back_the_photo(portrait, dense):
+    """The texture is the photo's at its own resolution, whatever shape it lies on."""
+    head = complete_head(portrait.photo, portrait.face, with_surface(portrait, dense))
+    assert head.scene.albedo.shape == portrait.head.scene.albedo.shape
+    where = in_grey(head.scene, head.seen)[0] > 0.95
+    apart = (render(head.scene).rgb - portrait.photo.tensor[0]).abs().mean(0)
+    assert where.sum() > 0.4 * portrait.face.size**2
+    assert apart[where].mean() < 0.02
+
+
+def test_a_depth_map_may_be_trusted_and_trust_has_the_size_of_the_surface(portrait):
+    scene, cells = portrait.scene, 60
+    flat = replace(scene, surface=DepthMap(torch.ones(cells, cells)), trust=torch.ones(cells * cells))
+    head = complete_head(portrait.photo, portrait.face, flat)
+    assert head.scene.mesh_at_rest().vertices.isfinite().all()
+    assert not torch.equal(head.scene.mesh_at_rest().vertices, portrait.head.scene.mesh_at_rest().vertices)
+    with pytest.raises(ValueError, match="one value for each of the surface's 3600 vertices, got \\(7,\\)"):
+        complete_head(portrait.photo, portrait.face, replace(flat, trust=torch.ones(7)))

@@ -23,7 +23,9 @@ from aboutface.reconstruct.depthnet import (
     DepthNetReconstructor,
     DepthNetSettings,
     carried,
+    depth_in_pose,
     estimate_depth,
+    fix_gauge,
     left_over,
     mirror,
     normalise,
@@ -319,6 +321,37 @@ def test_depth_does_not_see_where_and_how_large_a_face_is():
     assert_close(estimate_depth(net, other, mean), depth, rtol=0, atol=2e-3)
     assert abs(depth.mean()) < 1e-5
     assert depth.std() > 0.05
+
+
+def test_fixed_gauge_gives_back_the_truth_it_was_hidden_in(pair):
+    points, depth, _ = pair
+    ones = torch.ones_like(depth)
+    hidden = -0.2 * depth + 3 * points[..., 0] + points[..., 1] - 7
+    assert_close(fix_gauge(points, hidden, depth, ones), depth)
+    # Of any other depth it does not see the gauge either, only the rest; points of no weight do not vote.
+    expected = torch.randn(4, 68, dtype=torch.float64, generator=torch.Generator().manual_seed(9))
+    assert_close(fix_gauge(points, hidden, expected, ones), fix_gauge(points, depth, expected, ones))
+    weights = ones.clone()
+    weights[:, :8] = 1e-9
+    spoilt = torch.cat([expected[:, :8] + 50, expected[:, 8:]], 1)
+    fixed, spoilt_fixed = (fix_gauge(points, hidden, e, weights) for e in (expected, spoilt))
+    assert_close(fixed, spoilt_fixed, rtol=0, atol=1e-2)
+
+
+def test_depth_in_pose_is_tilted_as_the_pose_says():
+    """A network of any tilt: in its own frame the face is as upright as the mean face."""
+    torch.manual_seed(3)
+    net, mean = speaking(DepthNet.tiny()).float(), MeanHead.load().landmarks
+    pixels = (mean @ rotation_from_angles(0.0, 12.0, 5.0).mT)[None, :, :2] + 0.5 * torch.randn(1, 68, 2)
+    normal = normalise(pixels, mean)
+
+    def slopes(depth: torch.Tensor) -> torch.Tensor:
+        plane = torch.cat([normal.points[0], torch.ones(68, 1)], 1)
+        off = depth[0] - (posed := mean @ normal.rotation[0].mT)[:, 2] / to_unit(posed[:, :2])[1]
+        return torch.linalg.lstsq(plane, off[:, None]).solution[:2, 0]
+
+    assert slopes(depth_in_pose(net, normal, mean)).abs().max() < 5e-3
+    assert slopes(estimate_depth(net, normal, mean)).abs().max() > 0.02
 
 
 # ---- the reconstructor ----

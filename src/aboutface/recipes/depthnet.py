@@ -205,7 +205,7 @@ def score(net: DepthNet, points: Tensor, depth: Tensor) -> dict[str, float]:
     """Depth against truth on faces (N, 68, 2) with depths (N, 68), each face less its mean.
 
     Errors are root mean squares within a face over its root-mean-square keypoint radius; correlations are within a
-    face. `network` is one forward pass towards a frontal face; `photo` is what a photo gets (see `estimate_depth`);
+    face. `network` is one forward pass towards a frontal face; `photo` is what it says of a photo (`estimate_depth`);
     `mean_face` is the measured mean face in the fitted pose, which knows 3D.
     """
     mean_face = MeanHead.load().landmarks
