@@ -15,8 +15,8 @@ from torch.testing import assert_close
 
 from aboutface.benchmark import depthnets, goals, learned, methods, protocol, tables
 from aboutface.benchmark.statistics import Number
-from aboutface.cli.bench import bench
-from aboutface.cli.bench_commands import Bench
+from aboutface.cli.bench import bench_depthnets
+from aboutface.cli.bench_commands import BenchDepthnets
 from aboutface.cli.commands import Talk
 from aboutface.errors import MissingError, UsageError
 from aboutface.geometry import rotation_from_angles
@@ -383,10 +383,8 @@ def test_a_small_run_writes_everything(landmark_file, video_file, tmp_path, monk
     (folder / video_file.name).symlink_to(video_file)
     (folder / "aflw2000-3d-landmarks.npz").symlink_to(landmark_file)
     output = tmp_path / "out"
-    command = Bench(
-        "depthnets", check=True, data=folder, seeds=2, quick=True, output=output, talk=Talk(json_lines=True)
-    )
-    assert bench(command) == 1, "no network with labels was measured"
+    command = BenchDepthnets(check=True, data=folder, seeds=2, quick=True, output=output, talk=Talk(json_lines=True))
+    assert bench_depthnets(command) == 1, "no network with labels was measured"
     assert trainings == [0, 1, 0, 1]
     made = {path.name for path in output.iterdir()}
     pictures = {
@@ -417,7 +415,7 @@ def test_a_small_run_writes_everything(landmark_file, video_file, tmp_path, monk
     assert "missed  v3-cnn / v3" in err
     # Kept networks are used again.
     before = (output / "results.json").read_text()
-    assert bench(command) == 1
+    assert bench_depthnets(command) == 1
     assert trainings == [0, 1, 0, 1]
     assert json.loads((output / "results.json").read_text())["results"] == json.loads(before)["results"]
 
@@ -425,9 +423,9 @@ def test_a_small_run_writes_everything(landmark_file, video_file, tmp_path, monk
 def test_a_missing_file_is_said_before_any_work(tmp_path, monkeypatch):
     monkeypatch.setenv("ABOUTFACE_DATA", str(tmp_path))
     with pytest.raises(MissingError, match=r"ytf68-train\.tar not found: set ABOUTFACE_DATA"):
-        bench(Bench("depthnets"))
+        bench_depthnets(BenchDepthnets())
     with pytest.raises(UsageError, match="--seeds 0"):
-        bench(Bench("depthnets", seeds=0))
+        bench_depthnets(BenchDepthnets(seeds=0))
 
 
 def test_the_real_faces_give_the_known_numbers(data, tmp_path, monkeypatch):

@@ -281,7 +281,7 @@ def _write(outcome: Outcome, options: Options) -> None:
     }
     lines = "\n".join(f"- {verdict.line}" for verdict in outcome.verdicts)
     texts = {
-        "results.json": json.dumps(_plain(record), indent=1, allow_nan=False) + "\n",
+        "results.json": json.dumps(plain(record), indent=1, allow_nan=False) + "\n",
         "tables.md": "\n".join(table.markdown() for table in outcome.tables) + f"\n### Goals\n\n{lines}\n",
         "tables.tex": "\n".join(table.latex() for table in outcome.tables),
     }
@@ -290,12 +290,12 @@ def _write(outcome: Outcome, options: Options) -> None:
             part.write_text(text, "utf-8")
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
     """JSON knows no NaN: null says that there is no number."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

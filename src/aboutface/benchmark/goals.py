@@ -78,7 +78,7 @@ def _judge(goal: Goal, scores: Scores) -> Verdict:
     except KeyError as missing:
         return Verdict(goal.name, False, f"missed  {goal.name}: {missing.args[0]} was not measured")
     if math.isnan(value):
-        return Verdict(goal.name, False, f"missed  {goal.name}: no number (a constant depth)")
+        return Verdict(goal.name, False, f"missed  {goal.name}: no number")
     met = COMPARE[goal.comparison](value, goal.bound)
     word, by = "met   " if met else "missed", abs(value - goal.bound)
     return Verdict(goal.name, met, f"{word}  {goal.name}: {value:.3f} {goal.comparison} {goal.bound:.2f}, by {by:.3f}")

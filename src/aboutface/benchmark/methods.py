@@ -165,14 +165,14 @@ def kept(
             net = build()
             file = store.folder / f"{weights}-seed{split.seed}.safetensors"
             card = {"net": repr(net), "data": fingerprint(split), "settings": f"{settings} quick={store.quick}"}
-            if (store.retrain and file not in store.fresh) or not _restored(net, file, card):
+            if (store.retrain and file not in store.fresh) or not restored(net, file, card):
                 store.log(f"training {weights}, seed {split.seed}")
                 # On a busy machine the processor's time says more than the clock.
                 start = time.process_time()
                 train(net, split, store)
-                _keep(net, file, card, time.process_time() - start)
+                keep(net, file, card, time.process_time() - start)
                 store.fresh.add(file)
-            store.seconds[weights] = max(_seconds(file), store.seconds.get(weights, 0.0))
+            store.seconds[weights] = max(seconds_of(file), store.seconds.get(weights, 0.0))
         return net.eval()
 
     return fit
@@ -186,7 +186,7 @@ def fingerprint(split: Split) -> str:
     return f"seed {split.seed}, {len(train)} faces, " + " ".join(f"{value:.9g}" for value in sums)
 
 
-def _restored(net: nn.Module, file: Path, card: dict[str, str]) -> bool:
+def restored(net: nn.Module, file: Path, card: dict[str, str]) -> bool:
     """Whether the file held this network, trained on this very data; if so, the weights are in place."""
     from safetensors import SafetensorError, safe_open
 
@@ -202,14 +202,15 @@ def _restored(net: nn.Module, file: Path, card: dict[str, str]) -> bool:
     return True
 
 
-def _seconds(file: Path) -> float:
+def seconds_of(file: Path) -> float:
+    """How long the training of kept weights took."""
     from safetensors import safe_open
 
     with safe_open(str(file), "pt") as stored:
         return float(stored.metadata()["seconds"])
 
 
-def _keep(net: nn.Module, file: Path, card: dict[str, str], seconds: float) -> None:
+def keep(net: nn.Module, file: Path, card: dict[str, str], seconds: float) -> None:
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().contiguous() for name, tensor in net.state_dict().items()}

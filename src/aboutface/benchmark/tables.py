@@ -57,7 +57,7 @@ class Table:
         lines = [r"\begin{table}", rf"\caption{{{_tex(self.title)}}}", rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
         return "\n".join([*lines, *body, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
-    def text(self, width: int = 160) -> str:
+    def text(self, width: int = 200) -> str:
         """Drawn with lines, for a terminal."""
         from rich.console import Console
         from rich.table import Table as Drawn

@@ -1,22 +1,25 @@
 """`aboutface bench`. Importing this imports torch."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from ..benchmark.depthnets import Options, run
+from ..benchmark import depthnets
+from ..benchmark.goals import Verdict
+from ..benchmark.tables import Table
 from ..errors import MissingError, UsageError
-from .bench_commands import Bench
+from .bench_commands import BenchDepthnets, BenchSynface
 from .report import Report
 
 LANDMARKS, VIDEOS = "aflw2000-3d-landmarks.npz", "ytf68-train.tar"
 
 
-def bench(command: Bench) -> int:
+def bench_depthnets(command: BenchDepthnets) -> int:
     """0, or 1 where --check finds a goal missed."""
     if command.seeds < 1 or not command.frame > 0:
         raise UsageError(f"--seeds {command.seeds} --frame {command.frame:g}: expected at least 1, and more than 0")
     report = Report(command.talk)
-    options = Options(
+    options = depthnets.Options(
         *_files(command),
         output=command.output,
         seeds=command.seeds,
@@ -25,20 +28,60 @@ def bench(command: Bench) -> int:
         retrain=command.retrain,
         frame=command.frame,
     )
-    outcome = run(options, report.say)
-    for table in outcome.tables:
+    outcome = depthnets.run(options, report.say)
+    return _said("depthnets", command, report, outcome.tables, outcome.verdicts, "figures")
+
+
+def bench_synface(command: BenchSynface) -> int:
+    """0, or 1 where --check finds a goal missed."""
+    # Not before it is asked for: it brings every recipe.
+    from ..benchmark import synface
+
+    for name in ("steps", "width", "batch", "seeds"):
+        value = getattr(command, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name} {value}: expected 1 or more")
+    report = Report(command.talk)
+    options = synface.Options(
+        command.data,
+        command.output,
+        command.method,
+        command.rows,
+        command.steps,
+        command.width,
+        command.batch,
+        command.seeds,
+        command.device,
+        command.transcription,
+        command.quick,
+        command.retrain,
+    )
+    outcome = synface.run(options, report.say)
+    return _said("synface", command, report, outcome.tables, outcome.verdicts, "faces.png")
+
+
+def _said(
+    name: str,
+    command: BenchDepthnets | BenchSynface,
+    report: Report,
+    tables: Sequence[Table],
+    verdicts: Sequence[Verdict],
+    pictures: str,
+) -> int:
+    """Print tables and verdicts; the exit code."""
+    for table in tables:
         report.say("\n" + table.text())
-    for verdict in outcome.verdicts if command.check else []:
+    for verdict in verdicts if command.check else []:
         report.say(verdict.line)
-    missed = [verdict.name for verdict in outcome.verdicts if not verdict.met]
-    report.data({"benchmark": command.name, "folder": str(command.output), "missed": missed})
-    report.say(f"{command.output / 'results.json'}, tables.md, tables.tex and figures")
+    missed = [verdict.name for verdict in verdicts if not verdict.met]
+    report.data({"benchmark": name, "folder": str(command.output), "missed": missed})
+    report.say(f"{command.output / 'results.json'}, tables.md, tables.tex and {pictures}")
     if command.check:
-        report.say(f"{len(outcome.verdicts) - len(missed)} of {len(outcome.verdicts)} goals met")
+        report.say(f"{len(verdicts) - len(missed)} of {len(verdicts)} goals met")
     return 1 if command.check and missed else 0
 
 
-def _files(command: Bench) -> tuple[Path, Path | None]:
+def _files(command: BenchDepthnets) -> tuple[Path, Path | None]:
     """The landmark file and the tar of faces (None where it is not needed), all there before any work begins."""
     folder = Path(os.environ.get("ABOUTFACE_DATA") or "data")
     given = command.data

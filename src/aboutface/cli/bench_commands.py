@@ -4,23 +4,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from tyro.conf import Positional, arg
+from tyro.conf import arg, subcommand
 
 from .talk import Talk
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Repeat a published experiment and compare: `aboutface bench depthnets`.
+class BenchDepthnets:
+    """Tables 1 to 3 and Figures 1 to 3 of DepthNets (NeurIPS 2018) on open data: `aboutface bench depthnets`.
 
-    depthnets: Tables 1 to 3 and Figures 1 to 3 of DepthNets (NeurIPS 2018) on open data, which the folder named by
-    ABOUTFACE_DATA holds: ytf68-train.tar and aflw2000-3d-landmarks.npz.
+    The folder named by ABOUTFACE_DATA holds them: ytf68-train.tar and aflw2000-3d-landmarks.npz.
 
     Writes results.json, tables.md, tables.tex, the figures and the trained models.
     """
 
-    name: Positional[Literal["depthnets"]]
-    """Which experiment."""
     check: bool = False
     """Say of every goal whether it is met; exit code 1 if one is not."""
     data: Annotated[Path | None, arg(metavar="NPZ|DIR", help_behavior_hint="")] = None
@@ -40,6 +37,64 @@ class Bench:
     talk: Talk = field(default_factory=Talk)
 
     def run(self) -> int:
-        from .bench import bench
+        from .bench import bench_depthnets
 
-        return bench(self)
+        return bench_depthnets(self)
+
+
+@dataclass(frozen=True)
+class BenchSynface:
+    """Table 1 of Unsup3d and GAN2Shape on synthetic faces with exact truth: `aboutface bench synface --data DIR`.
+
+    DIR is what `aboutface data synth faces` wrote. Compares flat and average depth, a supervised network, Unsup3d as
+    published and improved, with and without symmetry and without each change of ours, and any reconstructor.
+
+    Writes results.json, tables.md, tables.tex, faces.png and the trained models. What is interrupted goes on when the
+    command is given again.
+    """
+
+    data: Annotated[Path, arg(metavar="DIR", help_behavior_hint="")]
+    """Folder with the splits train and test."""
+    check: bool = False
+    """Say of every goal whether it is met; exit code 1 if one is not."""
+    method: Annotated[tuple[str, ...], arg(metavar="NAME|FILE ...", help_behavior_hint="")] = ()
+    """Reconstructors to compare, or files of weights that train wrote."""
+    rows: Annotated[tuple[str, ...], arg(metavar="ROW ...", help_behavior_hint="")] = ()
+    """Networks to train and show, by name; all if missing."""
+    steps: int | None = None
+    """Training steps of every network; the recipe's own if missing."""
+    width: int | None = None
+    """Channels of the networks' outermost level; published are 64."""
+    batch: int | None = None
+    """Images per training step; published are 64."""
+    seeds: int = 1
+    """How many initial weights and orders of the images."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps."""
+    transcription: Annotated[Path | None, arg(metavar="JSON", help_behavior_hint="")] = None
+    """Scores of a transcription of the original code on the same test images: its row."""
+    quick: bool = False
+    """A smoke run on few faces with tiny networks; its numbers mean nothing."""
+    retrain: bool = False
+    """Train anew what an earlier run has left in the output folder."""
+    output: Annotated[Path, arg(metavar="DIR", aliases=["-o"])] = Path("runs/bench/synface")
+    """Folder of the results."""
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .bench import bench_synface
+
+        return bench_synface(self)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Repeat a published experiment and compare: `aboutface bench depthnets`, `aboutface bench synface --data DIR`."""
+
+    name: (
+        Annotated[BenchDepthnets, subcommand("depthnets", prefix_name=False)]
+        | Annotated[BenchSynface, subcommand("synface", prefix_name=False)]
+    )
+
+    def run(self) -> int:
+        return self.name.run()

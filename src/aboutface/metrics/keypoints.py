@@ -46,6 +46,21 @@ def mse_norm(predicted: Tensor, target: Tensor) -> Tensor:
     return 100 * (predicted - target).norm(dim=-1).mean(-1) / distance
 
 
+def landmark_error(points: Tensor, true_points: Tensor, visible: Tensor | None = None) -> Tensor:
+    """Normalised mean error (...) of points (..., K, D): mean distance in percent of the size of the true points.
+
+    Their size is the square root of the area of their bounding box in x and y, as for AFLW2000-3D (Zhu et al., CVPR
+    2016): a profile keeps its size, while the distance of its eyes shrinks.
+
+    Args:
+        visible: (..., K) bool, the points that count; NaN where none does. The size is that of all points.
+    """
+    box = true_points[..., :2].amax(-2) - true_points[..., :2].amin(-2)
+    distance = (points - true_points).norm(dim=-1)
+    weights = torch.ones_like(distance) if visible is None else visible.to(distance)
+    return 100 * (distance * weights).sum(-1) / weights.sum(-1) / box.prod(-1).sqrt()
+
+
 def correlation(first: Tensor, second: Tensor, dim: int, weights: Tensor | None = None) -> Tensor:
     """Pearson's correlation along one dimension; NaN where either is constant. Weights broadcast, nonnegative."""
     w = torch.ones_like(first) if weights is None else weights.expand_as(first)
