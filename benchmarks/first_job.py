@@ -49,6 +49,9 @@ from aboutface.morphable import MeanHead
 from aboutface.render import FACEWARPER_TRIANGLES, read_case, warp_face
 from aboutface.scene import Pose
 
+METHOD = "depthnet"
+"""The reconstructor that the verbs use where none is named."""
+
 PARTS = ("photos", "pose", "identity", "facewarper", "time", "fuzz")
 SUFFIXES = (".png", ".jpg")
 
@@ -769,7 +772,13 @@ def data_folder(given: Path | None) -> Path:
     return given or Path(os.environ.get("ABOUTFACE_DATA") or default)
 
 
-def measure(data: Path, parts: Sequence[str], limit: int | None = None, sheets: Path | None = None) -> Report:
+def measure(
+    data: Path,
+    parts: Sequence[str],
+    limit: int | None = None,
+    sheets: Path | None = None,
+    method: str = METHOD,
+) -> Report:
     """Run the parts; the table follows their order in PARTS."""
     report = Report()
     if "time" in parts:
@@ -781,7 +790,7 @@ def measure(data: Path, parts: Sequence[str], limit: int | None = None, sheets: 
         if measuring:
             samples += tar_samples(data / "ytf68-train.tar", "ytf", min(60, limit or 60))
             samples += tar_samples(data / "lfw150-train.tar", "lfw", min(40, limit or 40))
-        pipeline, studies = Pipeline(), []
+        pipeline, studies = Pipeline(method), []
         for index, sample in enumerate(samples):
             on_sheet = sheets is not None and sample.group in ("photos", "drawings")
             studies.append(study(pipeline, sample, measuring, on_sheet))
@@ -812,6 +821,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write", type=Path, metavar="FILE", help="also write the page; for a whole run only")
     parser.add_argument("--only", metavar="PARTS", help=f"some of {','.join(PARTS)}")
     parser.add_argument("--sheets", type=Path, metavar="DIR", help="write contact sheets of all photos")
+    parser.add_argument(
+        "--method", default=METHOD, help=f"the reconstructor, or a file of its weights; {METHOD} if missing"
+    )
     parser.add_argument("--limit", type=int, metavar="N", help="at most N pictures of each kind")
     asked = parser.parse_args(arguments)
     parts = asked.only.split(",") if asked.only else list(PARTS)
@@ -823,7 +835,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not data.is_dir():
         parser.error(f"no data at {data}: give --data or set ABOUTFACE_DATA")
     about = machine()
-    report = measure(data, parts, asked.limit, asked.sheets)
+    report = measure(data, parts, asked.limit, asked.sheets, asked.method)
     if asked.write:
         asked.write.write_text(document(report, about), "utf-8")
     return conclude(report, about, asked.check)

@@ -127,6 +127,15 @@ REGISTRY: dict[str, Weights] = {
             url="https://storage.googleapis.com/mediapipe-models/face_landmarker/face_landmarker/float16/1/"
             "face_landmarker.task",
         ),
+        Weights(
+            "vgg16",
+            "vgg16-397923af.pth",
+            "BSD-3-Clause (torchvision); trained on ImageNet, whose images are for non-commercial research",
+            "Features in which `aboutface train unsup3d` compares pictures, where it is present; not needed to use it.",
+            "Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015",
+            url="https://download.pytorch.org/models/vgg16-397923af.pth",
+            sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        ),
     )
 }
 

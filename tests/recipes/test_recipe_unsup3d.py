@@ -12,13 +12,13 @@ from aboutface.fit import FitSettings, Run
 from aboutface.recipes import write_weights
 from aboutface.recipes.unsup3d import (
     Unsup3dTask,
-    Unsup3dTraining,
     anchor_loss,
     bending,
     centre_square,
     feature_loss,
     multiscale_loss,
     pixel_loss,
+    published,
     read_images,
     smoothness,
     train_unsup3d,
@@ -26,7 +26,8 @@ from aboutface.recipes.unsup3d import (
 )
 from aboutface.reconstruct.unsup3d import View
 
-TINY = Unsup3dTraining(
+TINY = replace(
+    published(),
     size=32,
     width=4,
     latent=8,
@@ -131,7 +132,7 @@ def test_without_symmetry_nothing_is_mirrored():
     task = Unsup3dTask(replace(TINY, symmetry=0.0))
     calls = []
     reproject = task.net.reproject
-    task.net.reproject = lambda factors: calls.append(len(factors.depth)) or reproject(factors)
+    task.net.reproject = lambda factors, supersample=1: calls.append(len(factors.depth)) or reproject(factors)
     task.loss("all", {"image": images}, 0)
     assert calls == [2]
     task.settings = TINY
@@ -151,7 +152,7 @@ def test_a_held_shape_is_let_go_slowly():
 
 def test_training_that_diverges_stops_and_says_so():
     settings = replace(TINY, learning_rate=1e12, fit=replace(TINY.fit, steps=50))
-    with pytest.raises(AboutfaceError, match="loss is nan|not finite"):
+    with pytest.raises(AboutfaceError, match=r"loss is nan|not finite"):
         train_unsup3d(pictures(), settings, None, quiet)
 
 

@@ -27,7 +27,7 @@ from ..nn.perceptual import perceptual_features
 from ..reconstruct.face_frame import FaceFrame, mean_face_depth
 from ..reconstruct.unsup3d import BORDER, Factors, Unsup3d, Unsup3dSettings, View, built, joined, mirrored
 from ..render.reproject import Reprojection
-from ..weights import load_file
+from ..weights import info, load_file
 from . import Trained
 
 EPSILON = 1e-7
@@ -36,7 +36,10 @@ Crop = Literal["auto", "face", "centre"]
 
 @dataclass(frozen=True)
 class Unsup3dTraining:
-    """Depth, albedo, view and light of one kind of thing, from photos alone (Unsup3d, CVPR 2020)."""
+    """Depth, albedo, view and light of one kind of thing, from photos alone (Unsup3d, CVPR 2020, improved).
+
+    `published()` has the settings of the paper.
+    """
 
     size: int = 64
     """Side of the images, pixels: 32, 64, 128."""
@@ -44,45 +47,45 @@ class Unsup3dTraining:
     """Channels of the outermost level of the networks; the published number is 4096 / size."""
     latent: int = 256
     """Numbers in the neck of the networks."""
-    depth_head: Head = "full"
+    depth_head: Head = "smooth"
     """Last level of depth: full (published), or smooth: made at half size."""
-    albedo_head: Head = "full"
+    albedo_head: Head = "sharp"
     """Last level of albedo: full (published), or sharp: a single convolution at full size."""
-    mean: Literal["none", "dome", "face"] = "none"
+    mean: Literal["auto", "none", "dome", "face"] = "auto"
     """Learn a mean shape and a mean albedo as maps, to which the networks add what differs; the shape starts as a dome,
-    which tells convex from concave, or, for face crops, as the mean head."""
-    hold: float = 0.0
+    which tells convex from concave, or as the mean head; auto: as the head for crops by landmarks."""
+    hold: float = 0.2
     """Share of the steps in which the mean shape is held while views are learned; then it is let go as slowly. A turned
     flat face and a little turned deep one look alike: a plausible depth at the start settles which it is."""
-    confidence: int = 64
+    confidence: int = 32
     """Channels of the outermost level of the network that says where reconstruction and symmetry fail; 0: none."""
     symmetry: float = 0.5
     """Weight of the mirrored reconstruction; 0 uses no symmetry."""
-    perceptual: float = 1.0
+    perceptual: float = 0.0
     """Weight of the difference of features."""
     features: Literal["auto", "vgg16", "filters"] = "auto"
     """Which features: VGG16 where you have it (see models list), else fixed filters."""
-    multiscale: float = 0.0
+    multiscale: float = 1.0
     """Weight of the difference of the pictures at a half and at a quarter of their size."""
     smoothness: float = 0.0
     """Weight of the differences of neighbouring depths."""
-    bending: float = 0.0
+    bending: float = 0.05
     """Weight of the differences of neighbouring slopes."""
     shift_depth: float = 0.0
     """Largest shift along the camera's axis; the published setting for cats is 0.1."""
     crop: Crop = "auto"
     """face: by landmarks; centre: the largest centred square; auto: face where all images have landmarks."""
-    anchor: float = 0.0
+    anchor: float = 1.0
     """With face crops: weight of the difference between the view and the landmarks' pose."""
     batch: int = 64
     """Images per step."""
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-3
     """Rate of Adam."""
     mean_rate: float = 3e-3
     """Rate for the mean maps."""
     weight_decay: float = 5e-4
     """Weight decay of Adam."""
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal["constant", "cosine"] = "cosine"
     """How the rate goes on."""
     start: Path | None = None
     """Weights (.safetensors) to start from: of the same settings, or of half the size."""
@@ -126,17 +129,22 @@ class Unsup3dTraining:
             shift_depth=self.shift_depth,
         )
 
-    def train(self, data: Path, run: Run, log: Callable[[str], None]) -> Trained:
+    def train(self, data: Path, run: Run | None, log: Callable[[str], None]) -> Trained:
         """Train on all images of `data`."""
         images, views = read_images(data, self.size, self.crop, log)
-        net = train_unsup3d(images, self, run, log, views if self.anchor else None)
-        return Trained(dict(net.state_dict()), {}, {"network": asdict(net.settings), "training": asdict(self)})
+        settings = self
+        if self.mean == "auto":
+            settings = replace(self, mean="dome" if views is None else "face")
+        if settings.mean == "face" and views is None:
+            raise UsageError(f"--mean face: {data} has images without landmarks; aboutface data prepare finds them")
+        net = train_unsup3d(images, settings, run, log, views if self.anchor else None)
+        return Trained(dict(net.state_dict()), {}, {"network": asdict(net.settings), "training": asdict(settings)})
 
 
 def train_unsup3d(
     images: Tensor,
     settings: Unsup3dTraining,
-    run: Run,
+    run: Run | None,
     log: Callable[[str], None],
     views: Tensor | None = None,
 ) -> Unsup3d:
@@ -148,17 +156,15 @@ def train_unsup3d(
         raise UsageError(
             f"unsup3d: expected uint8 images (N, 3, {settings.size}, {settings.size}), got {_about(images)}"
         )
-    torch.manual_seed(settings.fit.seed)
-    task = Unsup3dTask(settings)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.fit.seed)
+        task = Unsup3dTask(settings)
     if settings.start is not None:
         start_from(task.net, settings.start)
     log(f"perceptual loss: {task.features.name if task.features is not None else 'none'}")
     tensors = {"image": images} | ({} if views is None else {"view": views.float()})
-    return (
-        fit(task, TensorBatches(tensors, settings.batch, settings.fit.seed), settings.fit, run, log=log)
-        .task.net.cpu()
-        .eval()
-    )
+    batches = TensorBatches(tensors, settings.batch, settings.fit.seed)
+    return fit(task, batches, settings.fit, run, log=log).averaged.net.cpu().eval()
 
 
 class Unsup3dTask(Task):
@@ -172,7 +178,7 @@ class Unsup3dTask(Task):
         self.net = Unsup3d(settings.network)
         if settings.mean == "face":
             self.net.start_from_depth(mean_face_depth(self.net.K, settings.size))
-        self.features = perceptual_features(settings.features) if settings.perceptual else None
+        self.features = perceptual_features(settings.features, info("vgg16").path) if settings.perceptual else None
         if self.features is not None:
             self.features.requires_grad_(False)
 
@@ -419,32 +425,45 @@ def _about(images: Tensor) -> str:
     return f"{tuple(images.shape)} {images.dtype}"
 
 
+def published() -> Unsup3dTraining:
+    """The settings of the paper's supplement."""
+    return Unsup3dTraining(
+        depth_head="full",
+        albedo_head="full",
+        mean="none",
+        hold=0.0,
+        confidence=64,
+        perceptual=1.0,
+        multiscale=0.0,
+        bending=0.0,
+        anchor=0.0,
+        learning_rate=1e-4,
+        schedule="constant",
+    )
+
+
 def variants(width: int = 16, batch: int = 32) -> dict[str, Unsup3dTraining]:
     """What the benchmark compares, by name: the published recipe, ours, and ours without one change each.
 
     Of `width` and `batch`; published are 64 and 64. Rates of the published recipe are kept.
     """
-    original = Unsup3dTraining(width=width, latent=4 * width, confidence=width, batch=batch)
-    improved = replace(
-        original,
-        depth_head="smooth",
-        albedo_head="sharp",
-        mean="dome",
-        hold=0.15,
-        confidence=width // 2,
-        multiscale=1.0,
-        learning_rate=1e-3,
-        schedule="cosine",
+    original = replace(published(), width=width, latent=4 * width, confidence=width, batch=batch)
+    improved = Unsup3dTraining(
+        width=width, latent=4 * width, confidence=width // 2, mean="dome", anchor=0.0, batch=batch
     )
     return {
         "original": original,
         "original-nosym": replace(original, symmetry=0.0),
         "improved": improved,
         "improved-nosym": replace(improved, symmetry=0.0),
-        "improved - mean shape": replace(improved, mean="none"),
+        "improved - held mean shape": replace(improved, mean="none"),
+        "improved - holding": replace(improved, hold=0.0),
         "improved - half-size heads": replace(improved, depth_head="full", albedo_head="full"),
         "improved - multiscale": replace(improved, multiscale=0.0),
+        "improved - bending": replace(improved, bending=0.0),
+        "improved - confidence": replace(improved, confidence=0),
         "improved - rate": replace(improved, learning_rate=1e-4, schedule="constant"),
+        "improved + features": replace(improved, perceptual=1.0),
     }
 
 
