@@ -476,7 +476,7 @@ class DeadPool:
 
 
 def test_a_dead_worker_is_said_in_one_sentence(people, tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["aboutface.recipes.prepare"], "ProcessPoolExecutor", DeadPool)
+    monkeypatch.setattr(sys.modules["aboutface.recipes.workers"], "ProcessPoolExecutor", DeadPool)
     for index in range(CHUNK):
         put(people, f"z/{index}.jpg", index, landmarks68=made_landmarks().tolist())
     with pytest.raises(OutputError, match="fewer --workers"):

@@ -13,7 +13,8 @@ from ..data import stats as describe_data
 from ..data.repack import DROPPED
 from ..recipes.prepare import pose_of
 from ..recipes.prepare import prepare as run_prepare
-from .data_commands import DataCheck, DataPrepare, DataShard, DataStats
+from ..recipes.synth.generate import synth_faces
+from .data_commands import DataCheck, DataPrepare, DataShard, DataStats, DataSynth
 from .report import Report
 
 FAILURES = ("unreadable", "damaged", "side-file", "error")
@@ -52,6 +53,26 @@ def shard(command: DataShard) -> int:
             progress=progress,
         )
     return _finish(Report(command.talk), "pictures", command.target, result, [])
+
+
+def synth(command: DataSynth) -> int:
+    report = Report(command.talk)
+    try:
+        with _progress(command.talk.quiet, "images") as progress:
+            card = synth_faces(
+                command.output,
+                command.settings,
+                model=command.model,
+                workers=command.workers,
+                overwrite=command.overwrite,
+                progress=progress,
+            )
+    except KeyboardInterrupt:
+        report.say(f"{command.output}: what is done is kept; the same command without --overwrite goes on")
+        raise
+    report.data({"folder": str(command.output)} | card)
+    report.say(f"{command.output}: {_counts(card['images'])} images of {card['settings']['size']} px")
+    return 0
 
 
 def check(command: DataCheck) -> int:

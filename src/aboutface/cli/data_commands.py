@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import Positional, arg, subcommand
 
 from ..recipes.prepare_settings import PrepareSettings
+from ..recipes.synth.settings import SynthSettings
 from .talk import Talk
 
 
@@ -100,6 +101,34 @@ class DataShard:
 
 
 @dataclass(frozen=True)
+class DataSynth:
+    """Render faces of a morphable model with exact truth: `aboutface data synth faces --seed 0 --n 10000 --out DIR`.
+
+    DIR gets train/, val/ and test/ with shards 000000.tar ..., card.json, README.md, shards.json. Beside the images lie
+    depth, normals, albedo, mask, view, light, 68 landmarks and which are visible. The same options make the same bytes.
+    An interrupted run is continued by the same command.
+    """
+
+    kind: Positional[Literal["faces"]]
+    """What is made."""
+    output: Annotated[Path, arg(name="out", metavar="DIR", aliases=["-o", "--output"])]
+    """The folder to write."""
+    model: Annotated[str, arg(metavar="ict|PATH")] = "ict"
+    """The morphable model: ict is $ABOUTFACE_DATA/ict-facekit-light.npz; else such a file, or the folder FaceXModel."""
+    settings: SynthSettings = field(default_factory=SynthSettings)
+    workers: int = 2
+    """Processes. The result does not depend on it."""
+    overwrite: bool = False
+    """Make DIR anew."""
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .data import synth
+
+        return synth(self)
+
+
+@dataclass(frozen=True)
 class Data:
     """Make, check, describe and pack training data: `aboutface data prepare photos/ faces/`."""
 
@@ -108,6 +137,7 @@ class Data:
         | Annotated[DataCheck, subcommand("check", prefix_name=False)]
         | Annotated[DataStats, subcommand("stats", prefix_name=False)]
         | Annotated[DataShard, subcommand("shard", prefix_name=False)]
+        | Annotated[DataSynth, subcommand("synth", prefix_name=False)]
     )
 
     def run(self) -> int:

@@ -1,9 +1,11 @@
 """`aboutface models`: the weight files, their licences, and whether they are here."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 
 from .. import weights
 from ..errors import AboutfaceError, UsageError
@@ -17,6 +19,8 @@ def models(command: Models) -> int:
         return _list(report)
     if command.action == "verify" and command.name is None:
         return verify_all(report)
+    if command.action == "convert":
+        return _convert(command, report)
     if command.name is None:
         raise UsageError(f"models {command.action}: name the weights; aboutface models list shows them")
     record = weights.info(command.name)
@@ -34,6 +38,18 @@ def models(command: Models) -> int:
                 file = weights.download(command.name, progress, command.accept_license)
             report.data({"name": command.name, "status": "present", "path": str(file)})
             report.say(f"{command.name}: {file} ({record.licence})")
+    return 0
+
+
+def _convert(command: Models, report: Report) -> int:
+    from ..morphable import ICT_FILE, convert_ict
+
+    if command.name is None:
+        raise UsageError("models convert: name the folder FaceXModel of ICT-FaceKit")
+    target = command.output or Path(os.environ.get("ABOUTFACE_DATA") or ".") / ICT_FILE
+    counts = convert_ict(command.name, target, partial=command.partial)
+    report.data({"path": str(target)} | counts)
+    report.say(f"{target}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
     return 0
 
 

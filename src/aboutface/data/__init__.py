@@ -10,6 +10,7 @@ from .shards import ShardWriter
 from .sources import find_entries
 from .splits import same_identity_pairs, split_by_identity
 from .stats import stats
+from .synthetic import SyntheticExample, SyntheticFaces
 
 __all__ = [
     "Batches",
@@ -19,6 +20,8 @@ __all__ = [
     "Problem",
     "Resized",
     "ShardWriter",
+    "SyntheticExample",
+    "SyntheticFaces",
     "check",
     "find_entries",
     "grey_square",

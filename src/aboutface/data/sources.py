@@ -80,11 +80,14 @@ class Found:
     """Name of a tar, file or member that cannot be used -> why."""
     ignored: Counter[str] = field(default_factory=Counter)
     """How many files of each suffix are neither pictures nor belong to one."""
+    others: dict[str, Piece] = field(default_factory=dict)
+    """These files, by name."""
 
     def add(self, other: "Found") -> None:
         self.entries += other.entries
         self.bad |= other.bad
         self.ignored += other.ignored
+        self.others |= other.others
 
 
 def find_entries(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> Found:
@@ -113,6 +116,7 @@ def _joined(paths: Iterable[Path], base: Path | None = None) -> Found:
 
         part.entries = [replace(entry, name=renamed(entry.name)) for entry in part.entries]
         part.bad = {renamed(name): why for name, why in part.bad.items()}
+        part.others = {renamed(name): piece for name, piece in part.others.items()}
         found.add(part)
     return found
 
@@ -225,7 +229,8 @@ def _grouped(pieces: dict[str, Piece]) -> Found:
             side, mask = str(path.with_suffix(".json")), str(path.with_suffix(MASK))
             used |= {name, side, mask}
             found.entries.append(Entry(name, piece, pieces.get(side), pieces.get(mask)))
-    found.ignored.update(PurePosixPath(name).suffix.lower() or "(none)" for name in pieces.keys() - used)
+    found.others = {name: piece for name, piece in pieces.items() if name not in used}
+    found.ignored.update(PurePosixPath(name).suffix.lower() or "(none)" for name in found.others)
     return found
 
 

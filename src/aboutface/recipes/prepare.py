@@ -8,19 +8,11 @@ have the same bytes whatever the number of processes and however often the work 
 
 import hashlib
 import json
-import multiprocessing
-import os
 import shutil
-import signal
 import tarfile
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +28,7 @@ from ..data.repack import SHARD, check_apart, clear, plan_of, write_lines, write
 from ..data.shards import ShardWriter, safe_key, write_tar
 from ..data.sources import Entry, Found
 from ..detect import choose, detect
-from ..errors import AboutfaceError, MissingError, NoFaceError, OutputError, PhotoError, UsageError
+from ..errors import AboutfaceError, MissingError, NoFaceError, PhotoError, UsageError
 from ..face import Face
 from ..files import reason
 from ..geometry import orthographic_pose
@@ -44,6 +36,7 @@ from ..images import encode_image
 from ..morphable import POSE_WEIGHTS, MeanHead
 from ..scene import Pose
 from .prepare_settings import PrepareSettings
+from .workers import in_processes
 
 CHUNK = 32
 """Photos per part: what a stop costs at most, per process."""
@@ -124,61 +117,10 @@ def _run_chunks(
     chunks = [(entries[i : i + CHUNK], settings, parts / f"{i // CHUNK:08d}.tar") for i in starts]
     waiting = [chunk for chunk in chunks if not chunk[2].exists()]
     done = len(entries) - sum(len(chunk[0]) for chunk in waiting)
-    for count in _done(waiting, min(workers, len(waiting))):
+    for count in in_processes(prepare_chunk, waiting, min(workers, len(waiting))):
         done += count
         if progress:
             progress(done, len(entries))
-
-
-def _done(waiting: list[tuple[Sequence[Entry], PrepareSettings, Path]], workers: int) -> Iterator[int]:
-    """Does the chunks, and says of each how many photos it had."""
-    if workers <= 1:
-        yield from (prepare_chunk(*chunk) for chunk in waiting)
-        return
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    with ExitStack() as stack:
-        stack.callback(pool.shutdown, cancel_futures=True)
-        try:
-            with _deaf():
-                futures = [pool.submit(prepare_chunk, *chunk) for chunk in waiting]
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool:
-            raise OutputError(
-                "a worker process died (out of memory?); run again with fewer --workers: what is done is kept"
-            ) from None
-
-
-@contextmanager
-def _deaf() -> Iterator[None]:
-    """Processes started here never hear Ctrl-C, not even before `_start_worker` is loaded; this one does afterwards."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker() -> None:
-    """Ctrl-C is the parent's affair, its death everybody's, and one thread per process is enough."""
-    import cv2
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    # A killed parent cannot say that no more work comes: its workers would wait for ever.
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def prepare_chunk(entries: Sequence[Entry], settings: PrepareSettings, part: Path) -> int:

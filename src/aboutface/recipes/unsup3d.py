@@ -6,6 +6,7 @@ DIR is a folder or tar of square crops. Where they have landmarks of faces (as `
 faces are cut out by them, and `--anchor` ties the view to degrees.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
@@ -74,7 +75,7 @@ class Unsup3dTraining:
     shift_depth: float = 0.0
     """Largest shift along the camera's axis; the published setting for cats is 0.1."""
     crop: Crop = "auto"
-    """face: by landmarks; centre: the largest centred square; auto: face where all images have landmarks."""
+    """face: by landmarks; centre: the largest centred square; auto: face where most images have landmarks."""
     anchor: float = 1.0
     """With face crops: weight of the difference between the view and the landmarks' pose."""
     batch: int = 64
@@ -136,7 +137,7 @@ class Unsup3dTraining:
         if self.mean == "auto":
             settings = replace(self, mean="dome" if views is None else "face")
         if settings.mean == "face" and views is None:
-            raise UsageError(f"--mean face: {data} has images without landmarks; aboutface data prepare finds them")
+            raise UsageError(f"--mean face: {data} has no landmarks to cut faces by; aboutface data prepare finds them")
         net = train_unsup3d(images, settings, run, log, views if self.anchor else None)
         return Trained(dict(net.state_dict()), {}, {"network": asdict(net.settings), "training": asdict(settings)})
 
@@ -323,12 +324,15 @@ def _spread(factors: Factors) -> dict[str, Tensor]:
 
 
 def read_images(data: Path, size: int, crop: Crop, log: Callable[[str], None]) -> tuple[Tensor, Tensor | None]:
-    """All images (N, 3, size, size) uint8 of a source, and (N, 2) yaw and pitch where faces are cut out by landmarks.
+    """All images (N, 3, size, size) uint8 of a source, and (N, 2) yaw and pitch if faces are cut out by landmarks.
 
-    Images that cannot be read are left out and named. Raises UsageError where none is left.
+    Images that cannot be read, or lack the landmarks that most others have, are left out and named. Raises UsageError
+    where none is left.
     """
     examples = open_examples(data)
-    log(f"{len(examples)} images in {data}")
+    if crop == "auto":
+        crop = "face" if _with_landmarks(examples) > len(examples) / 2 else "centre"
+    log(f"{len(examples)} images in {data}, cut {'by landmarks' if crop == 'face' else 'to their centred squares'}")
     bad = dict(examples.bad)
     found: list[np.ndarray] = []
     views: list[tuple[float, float]] = []
@@ -348,16 +352,25 @@ def read_images(data: Path, size: int, crop: Crop, log: Callable[[str], None]) -
     if not found:
         raise UsageError(f"{data}: no image that can be used; give a folder or tar of crops")
     tensor = torch.from_numpy(np.stack(found)).movedim(-1, 1).contiguous()
-    return tensor, torch.tensor(views) if len(views) == len(found) else None
+    return tensor, torch.tensor(views) if crop == "face" else None
+
+
+def _with_landmarks(examples: Examples) -> int:
+    count = 0
+    for index in range(len(examples)):
+        with contextlib.suppress(AboutfaceError):
+            examples.landmarks(index)
+            count += 1
+    return count
 
 
 def _one(examples: Examples, index: int, size: int, crop: Crop) -> tuple[np.ndarray, tuple[float, float] | None]:
     """Picture (size, size, 3) uint8, and its yaw and pitch where it was cut out by landmarks."""
     example = examples[index]
-    if crop == "face" and example.landmarks is None:
-        raise UsageError(f"{example.key}: no landmarks for --crop face; aboutface data prepare finds them")
-    if crop == "centre" or example.landmarks is None:
+    if crop == "centre":
         return centre_square(example.pixels, size), None
+    if example.landmarks is None:
+        raise UsageError(f"{example.key}: no landmarks to cut by; aboutface data prepare finds them")
     frame = FaceFrame.of(torch.from_numpy(example.landmarks)[None])
     pixels = cut(example.pixels, frame.photo_from_crop(size)[0].numpy(), size)
     return pixels, (float(frame.yaw), float(frame.pitch))

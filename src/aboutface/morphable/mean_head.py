@@ -7,8 +7,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .geometry import grid_faces
-from .weights import load
+from ..geometry import grid_faces
+from ..weights import load
 
 POSE_WEIGHTS = torch.tensor([1e-3] * 7 + [1.0] * 3 + [1e-3] * 7 + [1.0] * 51)
 """Trust in each landmark for the pose: detectors let the jaw line slide along the outline as a head turns, which pulls
