@@ -20,7 +20,7 @@ LEVELS = [
     {"face", "scene", "metrics"},
     {"render", "detect", "morphable", "data"},
     {"reconstruct", "refine", "head", "export"},
-    {"compose", "swap"},
+    {"compose", "relight", "swap"},
     {"edit", "recipes"},
     {"benchmark", "batch"},
     {"cli", "web"},

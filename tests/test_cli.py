@@ -24,7 +24,7 @@ from aboutface.errors import UsageError
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-VERBS = ("rotate", "frontalize", "animate", "reconstruct", "swap", "models", "doctor", "train")
+VERBS = ("rotate", "frontalize", "relight", "animate", "reconstruct", "swap", "models", "doctor", "train")
 VIEW = "me_yaw+020_pitch+000_roll+000.png"
 # 260 pixels around the face of NASA's portrait, shrunk.
 PORTRAIT = astronaut()[0:260, 100:360]
@@ -456,7 +456,7 @@ class TestFrontalize:
 class TestReconstruct:
     def test_files(self, made):
         endings = (".glb", ".json", ".npz", "_depth.png", "_depth.npy", "_normal.png", "_mask.png")
-        endings += ("_albedo.png", "_preview.jpg")
+        endings += ("_albedo.png", "_shading.png", "_uv.png", "_preview.jpg")
         assert {path.name for path in made.iterdir()} == {f"me{ending}" for ending in endings}
         listed = {output["file"]: output["sha256"] for output in record(made / "me.json")["outputs"]}
         assert listed == {
@@ -477,6 +477,20 @@ class TestReconstruct:
         assert np.abs(decoded - depth)[mask].max() < 0.01
         assert 80 < about["far"] - about["near"] < 300, "millimetres of a head"
         assert 0.1 < mask.mean() < 0.7
+
+    def test_albedo_times_shading_is_the_photo(self, made):
+        from aboutface.relight import decoded, encoded
+
+        albedo, shading = (torch.from_numpy(pixels(made / f"me_{name}.png") / 255) for name in ("albedo", "shading"))
+        product = encoded(decoded(albedo) * decoded(shading)[..., None]).numpy() * 255
+        # Where the albedo is not white; both are rounded to 8 bits.
+        sound = (albedo < 1).all(-1).numpy() & (shading < 1).numpy()
+        assert np.abs(product - pixels("me.png"))[sound].max() < 4
+        assert sound.mean() > 0.1
+        light = record(made / "me.json")["light"]
+        with np.load(made / "me.npz") as arrays:
+            assert arrays["light_harmonics"].tolist() == pytest.approx(light["spherical_harmonics"], abs=1e-5)
+            assert float(arrays["light_ambient"] + arrays["light_diffuse"]) == pytest.approx(1)
 
     def test_the_mesh_is_a_coloured_head_in_metres(self, made):
         mesh = trimesh.load_mesh(made / "me.glb")
@@ -552,6 +566,63 @@ class TestReconstruct:
         assert {"x_depth.png", "x_normal.png", "x.npz", "x_preview.jpg"} <= files()
         names = [output["file"] for output in record("x.json")["outputs"]]
         assert len(names) == len(set(names))
+
+
+class TestRelight:
+    def test_files_and_record(self, landmarks_file, capsys):
+        arguments = ["--landmarks", landmarks_file, "-o", "out", "--json"]
+        assert main(["relight", "me.png", "--light-azimuth", "-60", "--light-elevation", "20", *arguments]) == 0
+        assert files() == {"me.png", *(f"out/me_relit{ending}" for ending in (".png", "_sheet.png", ".json"))}
+        line = json.loads(capsys.readouterr().out)
+        assert line["outputs"][0]["light"] == {"azimuth": -60, "elevation": 20, "intensity": 1.15, "ambient": 0.2}
+        assert line["outputs"][1]["kind"] == "sheet"
+        assert pixels("out/me_relit.png").shape == (200, 200, 3)
+        assert record("out/me_relit.json")["light"]["ambient"] > 0
+
+    def test_several_and_a_file(self, landmarks_file):
+        arguments = ["--landmarks", landmarks_file, "-o"]
+        assert main(["relight", "me.png", "--light", "left,top", *arguments, "out"]) == 0
+        assert {"out/me_relit_left.png", "out/me_relit_top.png", "out/me_relit_sheet.png"} <= files()
+        assert main(["relight", "me.png", "--light", "left", *arguments, "x.png"]) == 0
+        np.testing.assert_array_equal(pixels("x.png"), pixels("out/me_relit_left.png"))
+        assert "x.json" in files()
+        # The light of a record: that of the photo itself gives the photo.
+        assert main(["relight", "me.png", "--light", "x.json", *arguments, "y.png"]) == 0
+        assert np.abs(pixels("y.png").astype(int) - pixels("me.png")).max() <= 1
+
+    @pytest.mark.parametrize("ending", ["gif", "mp4", "webp"])
+    def test_sweep(self, ending, landmarks_file):
+        arguments = ["--sweep", "azimuth=-80:80:80", "--light-elevation", "10", "--landmarks", landmarks_file]
+        assert main(["relight", "me.png", *arguments, "-o", f"light.{ending}"]) == 0
+        (output,) = record("light.json")["outputs"]
+        assert (output["kind"], output["frames"]) == ("video", 4), "there and back: -80, 0, 80, 0"
+        assert output["first"]["light"]["azimuth"] == -80
+        if ending != "mp4":
+            with Image.open(f"light.{ending}") as video:
+                frames = [np.array(frame.convert("RGB")).astype(int) for frame in ImageSequence.Iterator(video)]
+            assert len(frames) == 4
+            assert np.abs(frames[0] - frames[2]).mean() > 4
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ([], "--light-azimuth 60"),
+            (["--light", "lefty"], "top-left"),
+            (["--light", "none.json"], "none.json"),
+            (["--light", "left", "--light-azimuth", "3"], "not both"),
+            (["--light-elevation", "91"], "elevation"),
+            (["--ambient", "-1", "--light-azimuth", "3"], "ambient"),
+            (["--sweep", "yaw=-8:8"], "azimuth=-40:40"),
+            (["--sweep", "elevation=-100:8"], "elevation"),
+            (["--sweep", "azimuth=-8:8", "--light", "left"], "no --light"),
+            (["--sweep", "azimuth=-8:8", "--light-azimuth", "3"], "does not move"),
+            (["--sweep", "azimuth=-8:8", "--face", "all"], "one face"),
+        ],
+    )
+    def test_mistakes(self, arguments, words, capsys):
+        assert main(["relight", "me.png", *arguments]) == 2
+        assert words in capsys.readouterr().err
+        assert files() == {"me.png"}
 
 
 class TestAnimate:

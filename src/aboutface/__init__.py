@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Pipeline", "animate", "frontalize", "read_photo", "reconstruct", "render", "rotate", "swap"]
+__all__ = ["Pipeline", "animate", "frontalize", "read_photo", "reconstruct", "relight", "render", "rotate", "swap"]
 
 if TYPE_CHECKING:
     from . import render
-    from .edit import Pipeline, animate, frontalize, reconstruct, rotate, swap
+    from .edit import Pipeline, animate, frontalize, reconstruct, relight, rotate, swap
     from .images import read_photo
 
-_EDIT = ("Pipeline", "animate", "frontalize", "reconstruct", "rotate", "swap")
+_EDIT = ("Pipeline", "animate", "frontalize", "reconstruct", "relight", "rotate", "swap")
 
 
 class _Package(ModuleType):
-    """Keeps the verbs `reconstruct` and `swap` from being hidden by the parts of the same name, once imported."""
+    """Keeps verbs from being hidden by the parts of the same name (reconstruct, relight, swap), once imported."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if name not in _EDIT or not isinstance(value, ModuleType):

@@ -1,5 +1,6 @@
 """Training Unsup3d: it learns, it resumes, it takes any folder, and says what it cannot take."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image
 
 from aboutface.errors import AboutfaceError, UsageError
 from aboutface.fit import FitSettings, Run
+from aboutface.geometry import rotation_from_angles
+from aboutface.morphable import MeanHead
 from aboutface.recipes import write_weights
 from aboutface.recipes.unsup3d import (
     Unsup3dTask,
@@ -198,6 +201,27 @@ def test_an_empty_or_unusable_folder_is_named(tmp_path):
     save(tmp_path / "some", "a.png", np.zeros((40, 40, 3), np.uint8))
     with pytest.raises(UsageError, match="no image that can be used"):
         read_images(tmp_path / "some", 32, "face", quiet)
+
+
+def test_faces_are_cut_by_landmarks_where_most_images_have_them(tmp_path):
+    mean = MeanHead.load().landmarks
+    folder = tmp_path / "faces"
+    random = np.random.default_rng(0)
+    for i, yaw in enumerate([0.0, 25.0, -25.0]):
+        turned = mean @ rotation_from_angles(torch.tensor(yaw)).mT
+        save(folder, f"{i}.png", random.integers(0, 255, (200, 200, 3), dtype=np.uint8))
+        points = (0.6 * turned[:, :2] + 100).tolist()
+        (folder / f"{i}.json").write_text(json.dumps({"landmarks68": points}))
+    save(folder, "none.png", random.integers(0, 255, (90, 90, 3), dtype=np.uint8))
+    lines = []
+    images, views = read_images(folder, 32, "auto", lines.append)
+    assert images.shape == (3, 3, 32, 32)
+    assert any("none" in line and "no landmarks" in line for line in lines)
+    assert views is not None
+    torch.testing.assert_close(views, torch.tensor([[0.0, 0.0], [25.0, 0.0], [-25.0, 0.0]]), atol=0.5, rtol=0)
+    settings = replace(TINY, anchor=1.0, mean="auto")
+    trained = settings.train(folder, None, quiet)
+    assert trained.settings["training"]["mean"] == "face"
 
 
 def test_the_centre_square_is_the_middle():

@@ -149,6 +149,7 @@ def _overview(commands: dict[str, type]) -> str:
         "  aboutface rotate me.jpg --yaw 30",
         "  aboutface rotate me.jpg --yaw -45,-30,-15,0,15,30,45 -o out/",
         "  aboutface animate me.jpg --sweep yaw=-40:40 -o turn.mp4",
+        "  aboutface relight me.jpg --light-azimuth 60 --light-elevation 20",
         "  aboutface reconstruct me.jpg -o me.glb",
         "",
         "Exit codes: 0 done, 1 failed, 2 bad usage or something missing, 3 refused, 4 no face, 130 interrupted.",

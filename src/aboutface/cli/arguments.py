@@ -2,11 +2,13 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..errors import UsageError
 
 AXES = ("yaw", "pitch", "roll")
+LIGHT_AXES = ("azimuth", "elevation")
 DEFAULT_STEP = 15.0
 MOST_VIEWS = 1000
 
@@ -40,16 +42,17 @@ class Sweep:
         }
 
 
-def parse_sweep(text: str) -> Sweep:
-    """`yaw=-40:40`, `yaw=-60:60:2`, `yaw=-40:40,pitch=-10:10`."""
+def parse_sweep(text: str, axes: Sequence[str] = AXES) -> Sweep:
+    """`yaw=-40:40`, `yaw=-60:60:2`, `yaw=-40:40,pitch=-10:10`; `axes`: the names there are."""
     ends: dict[str, tuple[float, float]] = {}
     steps: list[float] = []
     for part in text.split(","):
         axis, _, range_text = part.partition("=")
         limits = range_text.split(":")
         axis = axis.strip().lower()
-        if axis not in AXES or len(limits) not in (2, 3):
-            raise UsageError(f"--sweep {text}: expected axis=from:to or axis=from:to:step, for example yaw=-40:40")
+        if axis not in axes or len(limits) not in (2, 3):
+            example = f"{axes[0]}=-40:40"
+            raise UsageError(f"--sweep {text}: expected axis=from:to or axis=from:to:step, for example {example}")
         ends[axis] = (_degrees(limits[0], "sweep"), _degrees(limits[1], "sweep"))
         if len(limits) == 3:
             # Checks the step, too.

@@ -141,11 +141,60 @@ class Animate:
 
 
 @dataclass(frozen=True)
+class Relight:
+    """Put other light on the head in a photo: `aboutface relight me.jpg --light-azimuth 60 --light-elevation 20`.
+
+    Degrees, as you see the picture: +azimuth is light from your right (90 from the side, beyond it from behind),
+    +elevation light from above; both 0 is light from the camera. Or a light with a name: --light left.
+
+    front, left, right, top, bottom, top-left, top-right, butterfly, rembrandt, split, rim-left, rim-right, flat
+
+    Pictures have the photo's size and go to outputs/NAME/, with a sheet of before and after; what is around the head
+    stays as it is. Existing files are overwritten.
+    """
+
+    photos: Photos = ()
+    """One or more photos; - is standard input."""
+    light_azimuth: Annotated[str | None, _value("DEGREES")] = None
+    """From your right (+) or left (-), -180 to 180: 60, or several as -60,0,60 or -80:80:40 (from:to:step)."""
+    light_elevation: Annotated[str | None, _value("DEGREES")] = None
+    """From above (+) or below (-), -90 to 90."""
+    light: Annotated[str | None, _value("NAME|FILE")] = None
+    """A named light, several as left,right, a .json of 9 or 9 x 3 spherical harmonics (as DPR writes them), or the
+    record of another result, whose photo's light is taken."""
+    light_intensity: Annotated[float | None, _value("FLOAT")] = None
+    """Strength of the lamp, 1.15 being usual."""
+    ambient: Annotated[float | None, _value("FLOAT")] = None
+    """Light from everywhere: how bright shadows are, 0.2 being usual."""
+    shadows: bool = True
+    """Let nose and brows cast shadows."""
+    sweep: Annotated[str | None, _value("AXIS=FROM:TO[:STEP]")] = None
+    """A video of the light moving, as azimuth=-80:80 or elevation=-40:80; -o names a .mp4, .gif or .webp file."""
+    seconds: float = 4.0
+    """Length of the video, where the sweep has no STEP."""
+    fps: float = 25.0
+    """Frames per second of the video."""
+    there_and_back: bool = True
+    """End the video where it began, so that it can loop."""
+    output: Output = None
+    """A file for one picture, else a folder; - is standard output."""
+    format: Literal["png", "jpg", "webp", "tif"] = "png"
+    """Type of the pictures, where -o names no file."""
+    find: Find = field(default_factory=Find)
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .work import relight
+
+        return relight(self)
+
+
+@dataclass(frozen=True)
 class Reconstruct:
     """Make the 3D shape: `aboutface reconstruct me.jpg -o me.glb`.
 
-    Without -o, outputs/NAME/ also gets depth, normals, mask, albedo, all numbers (.npz) and a preview. With a file's
-    name, that file and its record are all that is written. Existing files are overwritten.
+    Without -o, outputs/NAME/ also gets depth, normals, mask, albedo, shading, all numbers (.npz) and a preview. With
+    a file's name, that file and its record are all that is written. Existing files are overwritten.
     """
 
     photos: Photos = ()
@@ -155,7 +204,7 @@ class Reconstruct:
     format: Literal["glb", "obj", "ply", "npz"] = "glb"
     """Type of the shape, where -o names no file."""
     maps: bool = False
-    """Beside a file that -o names, write depth, normals, mask, albedo, numbers and preview, too."""
+    """Beside a file that -o names, write depth, normals, mask, albedo, shading, numbers and preview, too."""
     find: Find = field(default_factory=Find)
     talk: Talk = field(default_factory=Talk)
 
@@ -204,10 +253,15 @@ class Swap:
 class Models:
     """Weights: what there is, under which licence, and whether it is here."""
 
-    action: Positional[Literal["list", "info", "path", "verify", "download"]]
-    """list: all. info, path: of one. verify: hash of one, or of all that are here. download: get one."""
+    action: Positional[Literal["list", "info", "path", "verify", "download", "convert"]]
+    """list: all. info, path: of one. verify: hash of one, or of all that are here. download: get one. convert: make one
+    file of a face model's folder of obj files."""
     name: Annotated[Positional[str | None], _value("NAME")] = None
-    """Name of the weights, as in the list."""
+    """Name of the weights, as in the list; for convert the folder FaceXModel of ICT-FaceKit."""
+    output: Output = None
+    """For convert: the .npz file to write; ict-facekit-light.npz in $ABOUTFACE_DATA, else here, if missing."""
+    partial: bool = False
+    """For convert: take a folder that lacks identities or expressions."""
     accept_license: Annotated[tuple[str, ...], _value("NAME")] = ()
     """Names of weights whose licence you have read and accept."""
     talk: Talk = field(default_factory=Talk)
@@ -254,6 +308,7 @@ class Train:
 COMMANDS: dict[str, type] = {
     "rotate": Rotate,
     "frontalize": Frontalize,
+    "relight": Relight,
     "animate": Animate,
     "reconstruct": Reconstruct,
     "swap": Swap,

@@ -11,7 +11,7 @@ from .commands import Talk
 if TYPE_CHECKING:
     from ..edit.save import Saved
 
-STEPS = ("read", "detect", "reconstruct", "head", "prepare", "swap", "views", "write")
+STEPS = ("read", "detect", "reconstruct", "head", "prepare", "swap", "light", "views", "write")
 """The order in which seconds are listed."""
 
 

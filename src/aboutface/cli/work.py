@@ -15,17 +15,19 @@ from ..edit.save import (
     SHAPE_SUFFIXES,
     Place,
     Saved,
+    save_light_sweep,
     save_reconstruction,
     save_result,
     save_turntable,
 )
-from ..edit.verbs import sweep_poses
+from ..edit.verbs import sweep_poses, sweep_times
 from ..errors import ConsentError, PhotoError, UsageError
 from ..export import VIDEO_SUFFIXES
 from ..images import Photo, read_photo
+from ..relight import Asked, asked_lights
 from ..scene import Pose
-from .arguments import Sweep, check_device, parse_angles, parse_box, parse_face, parse_sweep
-from .commands import Animate, Find, Frontalize, Reconstruct, Rotate, Swap, Talk
+from .arguments import LIGHT_AXES, Sweep, check_device, parse_angles, parse_box, parse_face, parse_sweep
+from .commands import Animate, Find, Frontalize, Reconstruct, Relight, Rotate, Swap, Talk
 from .report import Report
 
 OUTPUTS = Path("outputs")
@@ -94,10 +96,7 @@ def reconstruct(command: Reconstruct) -> int:
 
 def animate(command: Animate) -> int:
     sweep = parse_sweep(command.sweep)
-    if not (0 < command.seconds <= 600 and 0 < command.fps <= 240):
-        raise UsageError(
-            f"--seconds {command.seconds:g} --fps {command.fps:g}: expected up to 600 seconds and up to 240 frames each"
-        )
+    _check_length(command.seconds, command.fps)
     pipeline, options = _prepare(command.find, [command.photo])
     if options["face"] == "all":
         raise UsageError("--face all: a video shows one face turning; take largest or a number")
@@ -112,6 +111,67 @@ def animate(command: Animate) -> int:
             )
 
     return _each([command.photo], command.output, VIDEO_SUFFIXES, job, command.talk, streams=False)
+
+
+def relight(command: Relight) -> int:
+    if command.sweep is not None:
+        return _relight_as_video(command)
+    asked = {
+        "azimuth": parse_angles(command.light_azimuth, "light-azimuth"),
+        "elevation": parse_angles(command.light_elevation, "light-elevation"),
+    }
+    light = None if command.light is None else [name.strip() for name in command.light.split(",")]
+    # Fails before any photo is read.
+    lights = asked_lights(**asked, light=light, intensity=command.light_intensity, ambient=command.ambient)
+    pipeline, options = _prepare(command.find, command.photos)
+
+    def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
+        results = pipeline.relight(photo, lights, shadows=command.shadows, **options)
+        _check_count(place, len(results))
+        for result in results:
+            sidecar = f"{result.portrait.stem}_relit"
+            keep = [photo.path]
+            yield save_result(result, place, format=command.format, sidecar=sidecar, keep=keep, seconds=seconds)
+
+    return _each(command.photos, command.output, PICTURE_SUFFIXES, job, command.talk)
+
+
+def _relight_as_video(command: Relight) -> int:
+    assert command.sweep is not None
+    sweep = parse_sweep(command.sweep, LIGHT_AXES)
+    _check_length(command.seconds, command.fps)
+    if len(command.photos) != 1 or command.light is not None:
+        raise UsageError("a light sweep takes one photo, and no --light")
+    lights = _sweep_lights(sweep, command)
+    pipeline, options = _prepare(command.find, command.photos)
+    if options["face"] == "all":
+        raise UsageError("--face all: a video shows one face; take largest or a number")
+
+    def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
+        (portrait,) = pipeline.portraits(photo, **options)
+        file = place.file or place.folder / f"{portrait.stem}_relit.mp4"
+        about = {"fps": command.fps, "shadows": command.shadows, "keep": [photo.path], "seconds": seconds}
+        with _progress(command.talk, len(lights)) as progress:
+            yield save_light_sweep(portrait, lights, file, **about, progress=progress)
+
+    return _each(command.photos, command.output, VIDEO_SUFFIXES, job, command.talk, streams=False)
+
+
+def _sweep_lights(sweep: Sweep, command: Relight) -> list[Asked]:
+    fixed: dict[str, float] = {}
+    for name, text in (("azimuth", command.light_azimuth), ("elevation", command.light_elevation)):
+        angles = parse_angles(text, f"light-{name}")
+        if angles is not None and (len(angles) != 1 or name in sweep.ends):
+            raise UsageError(f"--light-{name} {text}: with --sweep, one angle of the axis that does not move")
+        fixed |= {name: angles[0]} if angles else {}
+    if sweep.step is None:
+        times = sweep_times(round(command.seconds * command.fps), command.there_and_back)
+        rows = [{name: low + (high - low) * t for name, (low, high) in sweep.ends.items()} for t in times]
+    else:
+        rows = [dict(zip(sweep.ends, row, strict=True)) for row in zip(*sweep.angles().values(), strict=True)]
+        rows += rows[-2:0:-1] if command.there_and_back else []
+    strength = {"intensity": command.light_intensity, "ambient": command.ambient}
+    return [light for row in rows for light in asked_lights(**(fixed | row), **strength)]
 
 
 def swap(command: Swap) -> int:
@@ -212,6 +272,12 @@ def _stems(photos: Sequence[str]) -> list[str | None]:
 def _check_count(place: Place, faces: int) -> None:
     if faces > 1 and (place.file or place.stream):
         raise UsageError(f"{faces} faces do not fit into one file: name a folder with -o")
+
+
+def _check_length(seconds: float, fps: float) -> None:
+    """Of a video."""
+    if not (0 < seconds <= 600 and 0 < fps <= 240):
+        raise UsageError(f"--seconds {seconds:g} --fps {fps:g}: expected up to 600 seconds and up to 240 frames each")
 
 
 def _asked(command: Rotate) -> dict[str, str | None]:

@@ -1,8 +1,8 @@
-"""The verbs: rotate, frontalize, animate, reconstruct, swap; as a Pipeline, and as functions of one photo or a list."""
+"""The verbs: rotate, frontalize, relight, animate, reconstruct, swap; as a Pipeline, and as functions."""
 
 from .pipeline import Pipeline, expand_angles
 from .result import Portrait, Reconstruction, Result
-from .verbs import animate, frontalize, reconstruct, rotate, swap
+from .verbs import animate, frontalize, reconstruct, relight, rotate, swap
 
 __all__ = [
     "Pipeline",
@@ -13,6 +13,7 @@ __all__ = [
     "expand_angles",
     "frontalize",
     "reconstruct",
+    "relight",
     "rotate",
     "swap",
 ]

@@ -16,6 +16,7 @@ from ..face import Face
 from ..head import complete_head
 from ..images import Photo, read_photo
 from ..reconstruct import reconstructor
+from ..relight import Asked
 from ..scene import Pose
 from ..swap import swap_face
 from .result import Portrait, Reconstruction, Result, about_face, about_invention, about_photo, angles_of, make_record
@@ -92,6 +93,28 @@ class Pipeline:
         """The photo with the head looking straight ahead and upright."""
         return [
             _turned(portrait, [(0.0, 0.0, 0.0)], False, name="frontal")
+            for portrait in self.portraits(source, face=face, landmarks=landmarks, box=box)
+        ]
+
+    def relight(
+        self,
+        source: Source,
+        lights: Sequence[Asked],
+        *,
+        shadows: bool = True,
+        face: Choice = "largest",
+        landmarks: Any = None,
+        box: Any = None,
+    ) -> list[Result]:
+        """The photo with other light on the head, one Result per chosen face.
+
+        Args:
+            lights: one per picture; see `relight.asked_lights`.
+            shadows: whether the head casts shadows on itself.
+            face, landmarks, box: see `portraits`, which also says what is raised.
+        """
+        return [
+            _relit(portrait, lights, shadows)
             for portrait in self.portraits(source, face=face, landmarks=landmarks, box=box)
         ]
 
@@ -222,6 +245,23 @@ def _turned(
         tuple(warnings),
         record,
     )
+
+
+def _relit(portrait: Portrait, lights: Sequence[Asked], shadows: bool) -> Result:
+    start = time.perf_counter()
+    apart = portrait.relightable
+    found = time.perf_counter()
+    pictures = tuple(apart.relit(one.light, shadows=shadows) for one in lights)
+    seconds = portrait.seconds | {"light": found - start, "views": time.perf_counter() - found}
+    several = len(lights) > 1
+    names = tuple(f"{portrait.stem}_relit" + (f"_{one.name}" if several else "") for one in lights)
+    warnings = (*portrait.photo.warnings, *portrait.face.warnings)
+    record = make_record("relight", portrait, seconds, warnings)
+    record["light"] = apart.about()
+    record["outputs"] = [{"name": name, "light": one.about} for name, one in zip(names, lights, strict=True)]
+    poses, invented = (portrait.scene.pose,) * len(lights), (0.0,) * len(lights)
+    labels = tuple(one.name.replace("_", ", ") for one in lights)
+    return Result(portrait, pictures, names, poses, invented, warnings, record, labels)
 
 
 def pose_name(yaw: float | None, pitch: float | None, roll: float | None) -> str:

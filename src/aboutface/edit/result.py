@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..face import Face
 from ..head import Head, window_intrinsics
 from ..images import Photo
 from ..reconstruct import RECONSTRUCTORS
+from ..relight import Relightable, relightable
 from ..render import Render, render
 from ..scene import FRONTAL, Camera, Pose, Scene
 from ..weights import digest, info
@@ -46,6 +47,11 @@ class Portrait:
         """The photo with the head in this pose."""
         return view(self.photo, self.head, self.scene.posed(*pose).turn)
 
+    @cached_property
+    def relightable(self) -> Relightable:
+        """The photo taken apart into albedo and light."""
+        return relightable(self.photo, self.head, self.scene.light)
+
     def landmarks(self, pose: Pose) -> Tensor:
         """68 points (68, 3), camera space, of the head in this pose."""
         scene = self.scene.posed(*pose)
@@ -71,6 +77,8 @@ class Result:
     """Sentences for the user."""
     record: dict[str, Any] = field(repr=False, default_factory=dict)
     """What the sidecar file says."""
+    labels: tuple[str, ...] = ()
+    """What the pictures are called on a sheet, where it is not their poses."""
 
     @property
     def image(self) -> np.ndarray:
@@ -140,6 +148,7 @@ class Reconstruction:
         assert mesh.uv is not None
         assert scene.landmarks is not None
         assert scene.rigidity is not None
+        light = self.portrait.relightable.light
         return {
             "vertices": mesh.vertices.numpy(),
             "faces": mesh.faces.numpy().astype(np.int32),
@@ -154,6 +163,10 @@ class Reconstruction:
             "pose_degrees": np.array(scene.pose, np.float64),
             "pivot": np.array(scene.pivot, np.float64),
             "millimetres_per_unit": np.array(scene.millimetres_per_unit, np.float64),
+            "light_direction": np.array(light.direction, np.float32),
+            "light_ambient": np.array(light.ambient, np.float32),
+            "light_diffuse": np.array(light.diffuse, np.float32),
+            "light_harmonics": self.portrait.relightable.harmonics.coefficients[:, 0].numpy(),
         }
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from ..errors import OutputError, UsageError
 from ..export import contact_sheet, save_depth, save_json, save_normal, save_npz, save_video
 from ..geometry import project
 from ..images import WRITABLE, encode_image, to_pixels, write_image
+from ..relight import Asked, encoded
 from ..render import Render, render
 from ..scene import Camera, Pose
 from ..weights import digest
@@ -94,6 +95,8 @@ def save_result(
 ) -> Saved:
     """Write the pictures of a result, a contact sheet where there are several, and the sidecar.
 
+    Of other light, in a folder, there is a sheet of before and after.
+
     Args:
         format: "png", "jpg", "webp" or "tif", where `place` is no file.
         sidecar: its stem in a folder; the photo's if missing.
@@ -120,7 +123,11 @@ def save_result(
         path = _free(place.folder / name, keep)
         write_image(path, pixels, alpha)
         outputs.append(_Output(path, "picture", {key: value for key, value in facts.items() if key != "name"}))
-    if len(pictures) > 1:
+    if result.record["verb"] == "relight" and place.file is None:
+        path = _free(place.folder / f"{result.portrait.stem}_relit_sheet.png", keep)
+        write_image(path, relit_sheet(result))
+        outputs.append(_Output(path, "sheet"))
+    elif len(pictures) > 1:
         path = _free(place.folder / f"{result.portrait.stem}_contact.png", keep)
         write_image(path, contact_sheet([pixels for pixels, _ in pictures], pose_labels(result.poses)))
         outputs.append(_Output(path, "contact sheet"))
@@ -152,15 +159,46 @@ def save_reconstruction(
         outputs = [_Output(target, "arrays")]
     else:
         # An OBJ brings its material and its texture; the file that was asked for comes first.
-        kinds = {target.suffix.lower(): "mesh", ".mtl": "material", ".png": "albedo"}
+        kinds = {target.suffix.lower(): "mesh", ".mtl": "material", ".png": "texture"}
         outputs = [_Output(path, kinds[path.suffix.lower()]) for path in shape.mesh.save(target)]
     record = shape.record | {"seconds": shape.record["seconds"] | dict(seconds or {})}
+    record["light"] = shape.portrait.relightable.about()
     if maps or place.file is None:
         drawn = shape.maps()
         more, depth = _save_maps(shape, drawn, target.parent / stem, {output.path for output in outputs}, keep)
         outputs += more
         record["depth"] = depth
     return _with_sidecar(record, sidecar, outputs, start)
+
+
+def save_light_sweep(
+    portrait: Portrait,
+    lights: Sequence[Asked],
+    file: Path,
+    *,
+    fps: float = 25.0,
+    shadows: bool = True,
+    keep: Sequence[Path | None] = (),
+    seconds: Mapping[str, float] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Saved:
+    """Write a video (.mp4, .gif, .webp) of the head under one light after the other, and the sidecar."""
+    sidecar = _ours(_free(file, keep).with_name(f"{file.stem}.json"), keep)
+    start = time.perf_counter()
+
+    def frames() -> Iterator[np.ndarray]:
+        for done, one in enumerate(lights):
+            picture = portrait.relightable.relit(one.light, shadows=shadows)
+            if progress:
+                progress(done + 1, len(lights))
+            yield picture
+
+    count = save_video(file, frames(), fps)
+    steps = portrait.seconds | dict(seconds or {}) | {"views": time.perf_counter() - start}
+    record = make_record("relight", portrait, steps, [*portrait.photo.warnings, *portrait.face.warnings])
+    record["light"] = portrait.relightable.about()
+    outputs = [_Output(file, "video", {"frames": count, "fps": fps, "first": {"light": lights[0].about}})]
+    return _with_sidecar(record, sidecar, outputs, time.perf_counter())
 
 
 def save_turntable(
@@ -230,6 +268,23 @@ def preview(shape: Reconstruction) -> np.ndarray:
     return contact_sheet(list(views.values()), list(views))
 
 
+def relit_sheet(result: Result) -> np.ndarray:
+    """Before, after each light, and the albedo and shading that the photo was taken apart into; (H, W, 3) uint8."""
+    portrait = result.portrait
+    square = portrait.face.photo_from_crop(PREVIEW_SIDE, margin=0.55)
+    apart = portrait.relightable
+    pictures = {"before": portrait.photo.pixels}
+    pictures |= dict(zip(result.labels, result.images, strict=True))
+    pictures |= {"albedo": linear_pixels(apart.albedo()), "shading": linear_pixels(apart.shading())}
+    crops = [crop_square(pixels, square, PREVIEW_SIDE) for pixels in pictures.values()]
+    return contact_sheet(crops, list(pictures))
+
+
+def linear_pixels(image: torch.Tensor) -> np.ndarray:
+    """(H, W, 3) uint8 sRGB of linear light (1 or 3, H, W); what is beyond 1 is white."""
+    return to_pixels(encoded(image.clamp(0, 1)).expand(3, -1, -1))
+
+
 def _shape_in(shape: Reconstruction, photo_from_crop: np.ndarray) -> np.ndarray:
     """The bare shape in the preview's square. Drawn for it at twice its size: small faces would look like stairs."""
     scene, side = shape.portrait.head.scene, 2 * PREVIEW_SIDE
@@ -284,9 +339,18 @@ def _save_maps(
     outputs.append(_Output(at("_normal.png"), "normals"))
     write_image(at("_mask.png"), (drawn.alpha * 255).round().byte().numpy())
     outputs.append(_Output(at("_mask.png"), "mask"))
-    if at("_albedo.png") not in made:
-        write_image(at("_albedo.png"), to_pixels(shape.portrait.head.scene.albedo))
-        outputs.append(_Output(at("_albedo.png"), "albedo"))
+    apart = shape.portrait.relightable
+    # An OBJ's texture has the name that the view's albedo has elsewhere.
+    textured = at("_albedo.png") in made
+    pictures = {
+        ("_albedo_view.png" if textured else "_albedo.png"): ("albedo", linear_pixels(apart.albedo())),
+        "_shading.png": ("shading", linear_pixels(apart.shading())[..., 0]),
+    }
+    if not textured:
+        pictures["_uv.png"] = ("texture", to_pixels(shape.portrait.head.scene.albedo))
+    for ending, (kind, pixels) in pictures.items():
+        write_image(at(ending), pixels)
+        outputs.append(_Output(at(ending), kind))
     if at(".npz") not in made:
         save_npz(at(".npz"), **shape.arrays())
         outputs.append(_Output(at(".npz"), "arrays"))

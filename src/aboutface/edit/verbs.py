@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from ..errors import AboutfaceError, UsageError
 from ..export import save_video
 from ..images import read_photo
+from ..relight import asked_lights
 from ..scene import Pose
 from .pipeline import Angle, Choice, Pipeline, Source, is_row, single
 from .result import Portrait, Reconstruction
@@ -70,6 +71,49 @@ def frontalize(
 ) -> Any:
     """The photo with the head upright and looking straight ahead; see `rotate` for everything else."""
     return rotate(photo, 0.0, 0.0, 0.0, face=face, landmarks=landmarks, box=box, method=method)
+
+
+def relight(
+    photo: Source | Sequence[Source],
+    azimuth: Angle = None,
+    elevation: Angle = None,
+    *,
+    light: Any = None,
+    intensity: float | None = None,
+    ambient: float | None = None,
+    shadows: bool = True,
+    face: Choice = "largest",
+    landmarks: Any = None,
+    box: Any = None,
+    method: str = "depthnet",
+) -> Any:
+    """The photo with other light on the head.
+
+    Args:
+        azimuth, elevation: where the lamp is, degrees: +azimuth to the image's right (-180 to 180, beyond 90 from
+            behind), +elevation above (-90 to 90); both 0 is the camera. A list gives a list of pictures.
+        light: instead of the angles: a preset ("left", "right", "top", ... see `relight.PRESETS`), a list of presets,
+            a .json file with DPR's 9 or 9 x 3 numbers or the record of another result, or such numbers.
+        intensity, ambient: of the lamp and of the light from everywhere, in multiples of the albedo.
+        shadows: whether the head casts shadows on itself.
+
+    See `rotate` for everything else.
+    """
+    lights = asked_lights(azimuth, elevation, light=light, intensity=intensity, ambient=ambient)
+    several = len(lights) > 1 or is_row(azimuth) or is_row(elevation) or _of_texts(light)
+
+    def one(source: Source) -> Any:
+        opened = read_photo(source)
+        results = _pipeline(method).relight(opened, lights, shadows=shadows, face=face, landmarks=landmarks, box=box)
+        views = [[opened.like(image) for image in result.images] for result in results]
+        pictures = views if several else [entry[0] for entry in views]
+        return pictures if face == "all" else pictures[0]
+
+    return _each(photo, one)
+
+
+def _of_texts(light: Any) -> bool:
+    return isinstance(light, list | tuple) and bool(light) and isinstance(light[0], str | Path)
 
 
 def reconstruct(
@@ -140,20 +184,22 @@ def sweep_poses(
     portrait: Portrait, sweep: dict[str, tuple[float, float]], count: int, there_and_back: bool
 ) -> list[Pose]:
     """Absolute poses along a sweep. Raises UsageError for unknown angles or fewer than two frames."""
-    if count < 2:
-        raise UsageError(f"a video needs at least 2 frames, got {count}: ask for more seconds or frames per second")
+    times = sweep_times(count, there_and_back)
     own = portrait.scene.pose._asdict()
     for name, ends in sweep.items():
         if name not in own or len(ends) != 2 or not all(-180 <= end <= 180 for end in ends):
             raise UsageError(f"sweep: expected yaw, pitch or roll with two angles in degrees, got {name}={ends}")
-    poses = []
-    for i in range(count):
-        t = i / (count - 1)
-        if there_and_back:
-            # Slow at both ends, and the last frame is the one before the first.
-            t = 0.5 - 0.5 * math.cos(2 * math.pi * i / count)
-        poses.append(Pose(**(own | {name: low + (high - low) * t for name, (low, high) in sweep.items()})))
-    return poses
+    return [Pose(**(own | {name: low + (high - low) * t for name, (low, high) in sweep.items()})) for t in times]
+
+
+def sweep_times(count: int, there_and_back: bool) -> list[float]:
+    """How far along a sweep each frame is, 0 to 1. Raises UsageError for fewer than two frames."""
+    if count < 2:
+        raise UsageError(f"a video needs at least 2 frames, got {count}: ask for more seconds or frames per second")
+    if there_and_back:
+        # Slow at both ends, and the last frame is the one before the first.
+        return [0.5 - 0.5 * math.cos(2 * math.pi * i / count) for i in range(count)]
+    return [i / (count - 1) for i in range(count)]
 
 
 def _each(photo: Any, one: Callable[[Any], T]) -> T | list[T | AboutfaceError]:
