@@ -391,13 +391,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args(arguments)
     torch.manual_seed(asked.seed)
-    pictures = SyntheticFaces.open(asked.data / "train").tensors(asked.limit)["image"]
+    pictures = SyntheticFaces.open(asked.data / "train").tensors(asked.limit, ["image"])["image"]
     features = perceptual_features(asked.features, weights.info("vgg16").path).to(asked.device)
     state = State(Unsup3d(asked.width, asked.backend).to(asked.device), features)
     start = time.perf_counter()
     train(state, pictures, asked.steps, asked.batch, not asked.no_symmetry)
     seconds = time.perf_counter() - start
-    truth = SyntheticFaces.open(asked.data / "test").tensors(asked.limit)
+    truth = SyntheticFaces.open(asked.data / "test").tensors(asked.limit, ["image", "depth", "mask"])
     scores = score(state.model.eval(), truth["image"], truth["depth"], truth["mask"], truth["K"])
     kind = ", no symmetry" if asked.no_symmetry else ""
     about = {

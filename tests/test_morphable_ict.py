@@ -1,5 +1,7 @@
 """The ICT model: npz and obj folder agree, its frame is ours, and what cannot be read says so."""
 
+import json
+import random
 import tarfile
 
 import numpy as np
@@ -78,6 +80,29 @@ def test_a_broken_obj_is_named(obj_folder, tmp_path):
     neutral.write_bytes(neutral.read_bytes()[:-1000])
     with pytest.raises(UsageError, match=r"generic_neutral_mesh.obj: has \d+ faces, expected 26384"):
         IctModel.load(tmp_path, partial=True)
+    with neutral.open("a") as file:
+        file.write("\nf 1/1 2/2 99999999/3\n")
+    with pytest.raises(UsageError, match=r"generic_neutral_mesh.obj: cannot be read .*corners that are not there"):
+        IctModel.load(tmp_path, partial=True)
+
+
+@pytest.mark.parametrize(
+    ("landmarks", "message"),
+    [
+        ([99999999] * 68, "vertex_indices.json: cannot be read .*out of bounds"),
+        (list(range(60)), r"landmarks \(60,\)\); download it anew"),
+    ],
+)
+def test_foreign_landmarks_are_refused_and_nothing_is_written(obj_folder, tmp_path, landmarks, message):
+    folder = tmp_path / "FaceXModel"
+    folder.mkdir()
+    for path in (obj_folder / "FaceXModel").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    content = json.loads((folder / "vertex_indices.json").read_text())
+    (folder / "vertex_indices.json").write_text(json.dumps(content | {"idx_to_landmark_verts": landmarks}))
+    with pytest.raises(UsageError, match=message):
+        convert_ict(folder, tmp_path / "one.npz", partial=True)
+    assert not (tmp_path / "one.npz").exists()
 
 
 def test_the_frame_is_ours(model):
@@ -157,6 +182,7 @@ def test_quads_become_two_triangles_and_triangles_one(tmp_path):
         ({"expression_names": np.array(["a", "b"])}, "names of 1 expressions"),
         ({"parts": np.array("{")}, "is not the ICT model"),
         ({"mean": None}, "is not the ICT model.*mean"),
+        ({"mean": np.full((4, 3), np.nan)}, "mean has numbers that are not finite"),
     ],
 )
 def test_a_foreign_npz_is_refused(tmp_path, change, message):
@@ -172,3 +198,18 @@ def test_a_truncated_npz_is_refused(tmp_path):
     (tmp_path / "cut.npz").write_bytes(content[: len(content) // 2])
     with pytest.raises(UsageError, match="cannot be read"):
         IctModel.load(tmp_path / "cut.npz")
+
+
+def test_wrong_bytes_in_an_npz_are_no_crash(tmp_path):
+    file, refused = tmp_path / "bad.npz", 0
+    np.savez_compressed(file, allow_pickle=False, **small_arrays())
+    whole, generator = file.read_bytes(), random.Random(0)
+    for _ in range(150):
+        content = bytearray(whole)
+        content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+        file.write_bytes(content)
+        try:
+            IctModel.load(file)
+        except UsageError:
+            refused += 1
+    assert refused > 50

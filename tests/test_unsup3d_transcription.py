@@ -205,7 +205,7 @@ def test_the_program_trains_scores_and_tells(monkeypatch, tmp_path, capsys):
         def __init__(self, count):
             self.count = count
 
-        def tensors(self, limit):
+        def tensors(self, limit, names):
             shape = (min(self.count, limit), 64, 64)
             mask = torch.ones(shape, dtype=torch.bool)
             return {

@@ -31,6 +31,13 @@ class View:
     """(H, W, 3) uint8, the photo's size."""
     invented: float
     """Share of the visible face, 0 to 1, that the photo does not show: mirrored from the other side or filled in."""
+    alpha: np.ndarray | None = None
+    """(H, W) uint8, where it is not the photo's: transparency has turned with the object."""
+
+    @property
+    def flat(self) -> np.ndarray:
+        """The pixels, on white where they are transparent."""
+        return self.pixels if self.alpha is None else on_white(self.pixels, self.alpha)
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +52,11 @@ class _Layer:
     """(h, w) bool."""
     values: Tensor
     """(h, w, C) whatever was given per vertex."""
+
+
+def on_white(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """What is transparent (alpha (H, W) uint8) in white; (H, W, 3) uint8."""
+    return (255 - (255.0 - pixels) * (alpha[..., None] / 255)).round().astype(np.uint8)
 
 
 def view(photo: Photo, head: Head, turn: Tensor) -> View:

@@ -2,11 +2,16 @@
 
 import os
 import secrets
+import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import AboutfaceError, OutputError
+
+DAMAGED_NPZ = (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
+"""What numpy raises for npz files with wrong bytes in them."""
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from aboutface.recipes.unsup3d import (
     anchor_loss,
     bending,
     centre_square,
+    departure,
     feature_loss,
     multiscale_loss,
     pixel_loss,
@@ -94,6 +95,18 @@ def test_slopes_bend_nothing():
     assert float(bending(wave, 0.2)) == pytest.approx(0.02, rel=1e-3)
 
 
+def test_what_has_not_moved_costs_nothing():
+    start = torch.rand(32, 32) * 0.1 + 0.95
+    assert float(departure(start.expand(3, 32, 32), start, 0.2)) == 0
+    assert float(departure(start + 0.02, start, 0.2)) == pytest.approx(0.01, rel=1e-4)
+    task = Unsup3dTask(replace(TINY, mean="dome", prior=1e6))
+    images = pictures(2)
+    total, terms = task.loss("all", {"image": images}, 0)
+    assert float(total.detach()) > 1e5 * float(terms["prior"].detach()) > 0
+    with pytest.raises(UsageError, match="--prior"):
+        replace(TINY, mean="none", prior=1.0)
+
+
 def test_the_anchor_is_zero_at_the_known_view_only():
     view = View(torch.tensor([20.0]), torch.tensor([-5.0]), torch.tensor([0.0]), torch.zeros(1, 3))
     assert float(anchor_loss(view, torch.tensor([[20.0, -5.0]]))) == 0
@@ -151,6 +164,19 @@ def test_a_held_shape_is_let_go_slowly():
     held, free = (task.net(images, task._freedom(step)).depth for step in (0, 60))
     assert not torch.equal(held, free)
     assert torch.equal(held[0], held[1])
+    albedo = torch.atanh((2 * task.net(images, 0.0).albedo - 1).clamp(-0.999, 0.999))
+    apart = albedo[0] - albedo[1]
+    assert torch.allclose(apart, apart.mean((-2, -1), keepdim=True).expand_as(apart), atol=1e-4), "colour as a whole"
+
+
+def test_the_mean_of_calibrated_faces_is_the_mean_head():
+    images = pictures(12)
+    net = train_unsup3d(images, replace(TINY, mean="face", fit=replace(TINY.fit, steps=4)), None, quiet)
+    with torch.no_grad():
+        mean = net(images / 255).depth.mean(0)
+        mean = (mean + mean.flip(-1)) / 2
+    torch.testing.assert_close(mean - net.drift, net.start_depth(), atol=1e-6, rtol=0)
+    assert float(net.drift.abs().max()) > 0
 
 
 def test_training_that_diverges_stops_and_says_so():

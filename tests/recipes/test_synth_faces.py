@@ -1,11 +1,14 @@
 """Synthetic faces: truth that fits together, the same bytes whatever happens, and a reader that notices damage."""
 
 import hashlib
+import io
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +18,10 @@ from torch.nn import functional
 
 from aboutface.cli import main
 from aboutface.data import SyntheticFaces, open_examples
+from aboutface.data.shards import write_tar
 from aboutface.errors import UsageError
 from aboutface.geometry import depth_normals, project, rotation_from_angles
+from aboutface.images import encode_image
 from aboutface.morphable import ICT_FILE, IctModel
 from aboutface.recipes.synth.albedo import Look
 from aboutface.recipes.synth.faces import FAR, FaceMaker, Shot
@@ -264,18 +269,37 @@ def test_killed_and_continued_it_has_the_same_bytes(small, model_file, tmp_path)
     options = "--n 10 --size 16 --shard 3 --images-per-identity 2 --split train=0.6,test=0.4 --workers 2 --quiet"
     command = [sys.executable, "-m", "aboutface", "data", "synth", "faces", *options.split()]
     target = tmp_path / "killed"
-    process = subprocess.Popen([*command, "--model", str(model_file), "--out", str(target)], env={**os.environ})
+    process = subprocess.Popen([*command, "--model", str(model_file), "--out", str(target)], start_new_session=True)
     while not list(target.glob("*/0*.tar")) and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     kept = [path for path in hashes(target) if path.endswith(".tar") and "/0" in path]
     assert kept
-    half = target / "train" / ".aboutface-0123456789abcdef.tar"
-    half.write_bytes(b"half a shard")
-    time.sleep(0.5)  # its processes end by themselves
+    for half in ("train/.aboutface-0123456789abcdef.tar", ".aboutface-0123456789abcdef.json"):
+        (target / half).write_bytes(b"half a file")
     synth_faces(target, SMALL, model=str(model_file))
     assert hashes(target) == hashes(small)
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="this system has no such signals")
+def test_ctrl_c_ends_shards_that_would_take_an_hour(model_file, tmp_path):
+    target = tmp_path / "out"
+    # Where this test runs in the background, Ctrl-C is off.
+    program = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    program += "from aboutface.cli import main\nif __name__ == '__main__': sys.exit(main(sys.argv[1:]))\n"
+    (tmp_path / "program.py").write_text(program)
+    options = f"--n 200000 --size 16 --shard 100000 --split train=1 --workers 2 --model {model_file} --out {target}"
+    command = [sys.executable, str(tmp_path / "program.py"), "data", "synth", "faces", *options.split()]
+    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while len(list(target.glob("train/.aboutface-*"))) < 2 and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "what is done is kept" in error
+    assert "Traceback" not in error
+    assert sorted(hashes(target)) == ["README.md", "card.json"], "no half file is left"
 
 
 def test_finished_work_is_not_repeated(small, model_file):
@@ -287,11 +311,18 @@ def test_finished_work_is_not_repeated(small, model_file):
 def test_other_settings_need_overwrite(small, model_file, tmp_path):
     with pytest.raises(UsageError, match=r"holds faces made with seed 0 instead of 1.*--overwrite"):
         synth_faces(small, replace(SMALL, seed=1), model=str(model_file))
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "000000.tar").write_bytes(b"")
+
+
+@pytest.mark.parametrize("name", ["train/000000.tar", "000000.tar", "README.md", "card.json"])
+def test_what_others_made_is_not_overwritten(model_file, tmp_path, name):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"mine")
     for overwrite in (False, True):
-        with pytest.raises(UsageError, match=r"holds other shards; name another folder$"):
+        with pytest.raises(UsageError, match=rf"holds {name} of something else; name another folder$"):
             synth_faces(tmp_path, SMALL, model=str(model_file), overwrite=overwrite)
+    assert [other for other in tmp_path.rglob("*") if other.is_file()] == [path]
+    assert path.read_bytes() == b"mine"
 
 
 def test_overwrite_makes_another_set(model_file, tmp_path):
@@ -333,6 +364,9 @@ def test_the_reader_gives_back_what_was_made(small, model_file):
     assert tensors["identity"] == ["00000000", "00000000", "00000001", "00000001", "00000002"]
     assert torch.equal(tensors["image"][4], torch.from_numpy(faces[4].image).movedim(-1, 0))
     torch.testing.assert_close(tensors["K"], maker.K)
+    few = faces.tensors(2, ["depth"])
+    assert few.keys() == {"depth", "identity", "K"}
+    assert torch.equal(few["depth"], tensors["depth"][:2])
 
 
 def test_other_readers_see_pictures_landmarks_people_and_masks(small):
@@ -355,6 +389,28 @@ def test_a_truncated_shard_is_refused(small, tmp_path):
         SyntheticFaces.open(tmp_path)
 
 
+def test_damaged_truth_is_refused(small, tmp_path):
+    """Wrong bytes in the packed arrays, and arrays of another size than the picture."""
+    with tarfile.open(small / "train" / "000000.tar") as tar:
+        names = [name for name in tar.getnames() if name.startswith("00000000.")]
+        members = {name: (tar.extractfile(name) or io.BytesIO()).read() for name in names}
+    random, whole = np.random.default_rng(0), members["00000000.npz"]
+    for _ in range(40):
+        broken = bytearray(whole)
+        broken[random.integers(len(whole))] ^= 1 << random.integers(8)
+        write_tar(tmp_path / "a.tar", (members | {"00000000.npz": bytes(broken)}).items())
+        faces = SyntheticFaces.open(tmp_path / "a.tar")
+        with suppress(UsageError):  # some bytes mean nothing
+            assert faces[0].depth.shape == (16, 16)
+    with np.load(io.BytesIO(whole)) as file:
+        arrays = {name: file[name] for name in file.files}
+    other = io.BytesIO()
+    np.savez_compressed(other, **(arrays | {"albedo": arrays["albedo"][:8, :8]}))
+    write_tar(tmp_path / "a.tar", (members | {"00000000.npz": other.getvalue()}).items())
+    with pytest.raises(UsageError, match=r"albedo is \(8, 8, 3\), expected \(16, 16, 3\)"):
+        SyntheticFaces.open(tmp_path / "a.tar").tensors()
+
+
 def test_pictures_without_truth_are_refused(tar_without_truth):
     with pytest.raises(UsageError, match="has no truth beside it"):
         SyntheticFaces.open(tar_without_truth)
@@ -364,9 +420,6 @@ def test_pictures_without_truth_are_refused(tar_without_truth):
 
 @pytest.fixture
 def tar_without_truth(tmp_path):
-    from aboutface.data.shards import write_tar
-    from aboutface.images import encode_image
-
     (tmp_path / "empty").mkdir()
     write_tar(tmp_path / "a.tar", [("a.png", encode_image(np.zeros((16, 16, 3), np.uint8)))])
     return tmp_path / "a.tar"

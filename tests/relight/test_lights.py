@@ -19,6 +19,7 @@ from aboutface.relight import (
     light_from_dpr,
     light_of,
 )
+from aboutface.relight.lights import main_direction
 from aboutface.render import sh_basis, shade
 from aboutface.scene import Light
 
@@ -56,8 +57,8 @@ def test_harmonics_are_nearly_lambert():
 
 
 def dpr_shading(numbers: torch.Tensor, normals: torch.Tensor) -> torch.Tensor:
-    """As DPR draws it, in its own axes: x right, y towards the viewer, z up."""
-    x, y, z = normals[:, 0], -normals[:, 2], -normals[:, 1]
+    """As DPR draws it, in its own axes: x right, y away from the viewer, z up."""
+    x, y, z = normals[:, 0], normals[:, 2], -normals[:, 1]
     first, second = 2 * math.pi / 3, math.pi / 4
     basis = [
         math.pi * 0.5 / math.sqrt(math.pi) * torch.ones_like(x),
@@ -76,6 +77,14 @@ def test_numbers_of_dpr(colours):
     numbers = torch.randn(9, *([colours] if colours else []), generator=torch.Generator().manual_seed(2))
     ours = sh_basis(NORMALS) @ light_from_dpr(numbers.tolist()).coefficients
     torch.testing.assert_close(ours, dpr_shading(numbers.view(9, -1), NORMALS), atol=1e-4, rtol=1e-4)
+
+
+def test_axes_of_dpr():
+    # Degree 1, in its order: y, z, x. Light from the camera has a negative y, as all of DPR's example lights.
+    for place, sign, direction in ((1, -1, (0, 0, -1)), (2, 1, (0, -1, 0)), (3, 1, (1, 0, 0))):
+        numbers = [1.0] + [0.0] * 8
+        numbers[place] = sign
+        np.testing.assert_allclose(main_direction(light_from_dpr(numbers)), direction, atol=1e-5)
 
 
 def test_a_record_brings_its_light():

@@ -11,6 +11,7 @@ from skimage.data import astronaut
 
 import aboutface
 from aboutface.edit import Pipeline
+from aboutface.edit.save import PREVIEW_SIDE, _shown, crop_square
 from aboutface.errors import NoFaceError, UsageError
 from aboutface.geometry import MIRROR_68
 from aboutface.images import to_tensor
@@ -28,6 +29,7 @@ from aboutface.relight import (
     lamp_at,
 )
 from aboutface.relight.apart import _exposed
+from aboutface.relight.drawing import draw_head
 from aboutface.scene import Light, SphericalHarmonics
 
 PORTRAIT = np.array(Image.fromarray(astronaut()[0:260, 100:360]).resize((200, 200), Image.Resampling.LANCZOS))
@@ -224,6 +226,33 @@ class TestRelit:
     def test_equal_calls_are_equal(self, apart):
         light = PRESETS["left"].light()
         np.testing.assert_array_equal(apart.relit(light), apart.relit(light))
+
+
+@pytest.mark.parametrize("side", [30, 200])
+def test_pixels_on_the_outline_count_for_nothing(small, apart, side):
+    """However coarse the picture: they may show triangles that are turned away, which made dark dots."""
+    fragments, inner = draw_head(small.head, apart._part, (side, side))
+    inside = fragments.triangle_id[0] >= 0
+    padded = torch.nn.functional.pad(inside, (1, 1, 1, 1))
+    surrounded = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    assert not inner[inside & ~surrounded].any()
+    assert inner.max() == 1
+
+
+def test_a_sheet_shows_no_more_than_the_photo(small):
+    """A photo that is a close crop has no streaks of its edge around it."""
+    square = small.face.photo_from_crop(PREVIEW_SIDE, margin=3)
+    for ramp in (
+        np.tile(np.arange(200, dtype=np.uint8), (200, 1)),
+        np.tile(np.arange(200, dtype=np.uint8), (200, 1)).T,
+    ):
+        cut = crop_square(np.dstack([ramp] * 3), square, PREVIEW_SIDE)[_shown(small, square)]
+        assert cut.shape[0] == pytest.approx(200 / square[0, 0], abs=1)
+        assert cut.shape[1] == pytest.approx(200 / square[0, 0], abs=1)
+        assert cut.min() <= 3
+        assert cut.max() >= 196
+    inside = small.face.photo_from_crop(PREVIEW_SIDE, margin=0)
+    assert _shown(small, inside) == (slice(0, PREVIEW_SIDE), slice(0, PREVIEW_SIDE))
 
 
 class TestVerb:

@@ -46,7 +46,7 @@ class Options:
     methods: tuple[str, ...] = ()
     """Reconstructors, by name or file."""
     rows: tuple[str, ...] = ()
-    """Networks to train; all if none is named."""
+    """Networks to train; all if none is named. What needs no training is always there."""
     steps: int | None = None
     """Of every network; the recipe's own if missing."""
     width: int | None = None
@@ -107,10 +107,9 @@ def run(options: Options, log: Callable[[str], None] = print) -> Report:
 def _rows(options: Options, place: Place) -> list[Row]:
     """What is compared, in the order of the table."""
     known = rows(place.variants)
-    trained = [name for name, row in known.items() if row.seeded]
-    wrong = [name for name in options.rows if name not in trained]
+    wrong = [name for name in options.rows if name not in known]
     if wrong:
-        raise UsageError(f"--rows: there is no {', '.join(map(repr, wrong))}; there are: {', '.join(trained)}")
+        raise UsageError(f"--rows: there is no {', '.join(map(repr, wrong))}; there are: {', '.join(known)}")
     wanted = [row for row in known.values() if not row.seeded or not options.rows or row.name in options.rows]
     return [*wanted, *map(method_row, options.methods)]
 

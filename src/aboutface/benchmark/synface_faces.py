@@ -59,10 +59,11 @@ class Faces:
     @classmethod
     def read(cls, split: Path, limit: int | None = None) -> "Faces":
         """A split that `aboutface data synth faces` wrote, or its first examples. Raises UsageError."""
-        tensors = SyntheticFaces.open(split).tensors(limit)
+        names = ("depth", "mask", "view", "light", "landmarks")
+        tensors = SyntheticFaces.open(split).tensors(limit, ("image", *names))
         people = {name: number for number, name in enumerate(dict.fromkeys(tensors["identity"]))}
         identity = torch.tensor([people[name] for name in tensors["identity"]])
-        known = {name: tensors[name] for name in ("depth", "mask", "view", "light", "landmarks", "K")}
+        known = {name: tensors[name] for name in (*names, "K")}
         return cls(images=tensors["image"], identity=identity, **known)
 
 

@@ -42,10 +42,12 @@ class Result:
 
 
 def tables(results: dict[str, Result]) -> list[Table]:
-    """The main table, views and light, and the ablation where there is one."""
+    """The main table, and where there are any, views and light, and the ablation."""
     changes = {name: result for name, result in results.items() if name.startswith(f"{ABLATED} - ")}
     main = {name: result for name, result in results.items() if name not in changes}
-    made = [depth_table(main), view_table(results)]
+    made = [depth_table(main)]
+    if (views := view_table(results)).rows:
+        made.append(views)
     if changes and ABLATED in results:
         made.append(ablation_table(results[ABLATED], changes))
     return made

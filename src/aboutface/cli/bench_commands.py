@@ -60,7 +60,7 @@ class BenchSynface:
     method: Annotated[tuple[str, ...], arg(metavar="NAME|FILE ...", help_behavior_hint="")] = ()
     """Reconstructors to compare, or files of weights that train wrote."""
     rows: Annotated[tuple[str, ...], arg(metavar="ROW ...", help_behavior_hint="")] = ()
-    """Networks to train and show, by name; all if missing."""
+    """Networks to train and show, by name; all if missing. `--rows flat` trains none."""
     steps: int | None = None
     """Training steps of every network; the recipe's own if missing."""
     width: int | None = None

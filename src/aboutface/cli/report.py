@@ -46,7 +46,9 @@ class Report:
         pose = record["pose"]
         self.say("  pose in the photo: " + ", ".join(f"{axis} {angle:+.0f}°" for axis, angle in pose.items()))
         if self.talk.verbose:
-            self.say(f"  face {record['face']['index']} by {record['face']['detector']}, box {record['face']['box']}")
+            if "face" in record:
+                face = record["face"]
+                self.say(f"  face {face['index']} by {face['detector']}, box {face['box']}")
             self.say(f"  model: {record['model']['name']}, {record['model']['licence']}")
         for warning in record["warnings"]:
             self.say(f"  note: {warning}")

@@ -9,7 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..detect import choose
-from ..edit import Pipeline, Portrait, expand_angles
+from ..edit import Pipeline, expand_angles
+from ..edit.objects import check_no_face
+from ..edit.result import Subject
 from ..edit.save import (
     PICTURE_SUFFIXES,
     SHAPE_SUFFIXES,
@@ -102,7 +104,7 @@ def animate(command: Animate) -> int:
         raise UsageError("--face all: a video shows one face turning; take largest or a number")
 
     def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
-        (portrait,) = pipeline.portraits(photo, **options)
+        (portrait,) = pipeline.subjects(photo, **options)
         poses = _video_poses(portrait, sweep, command)
         file = place.file or place.folder / f"{portrait.stem}_turn.mp4"
         with _progress(command.talk, len(poses)) as progress:
@@ -205,9 +207,12 @@ def _prepare(find: Find, photos: Sequence[str]) -> tuple[Pipeline, dict]:
     options = {"face": parse_face(find.face), "landmarks": find.landmarks, "box": parse_box(find.box)}
     if len(photos) > 1 and (find.landmarks or find.box):
         raise UsageError("--landmarks and --box belong to one photo: give one photo at a time")
-    if not find.landmarks:
+    pipeline = Pipeline(find.method, find.detector)
+    if pipeline.reconstruct_object is not None:
+        check_no_face(find.method, **options)
+    elif not find.landmarks:
         choose("dlib" if find.box else find.detector)
-    return Pipeline(find.method, find.detector), options
+    return pipeline, options
 
 
 def _each(
@@ -297,7 +302,7 @@ def _rotate_as_video(command: Rotate, sweep: Sweep) -> int:
     )
 
 
-def _video_poses(portrait: Portrait, sweep: Sweep, command: Animate) -> list[Pose]:
+def _video_poses(portrait: Subject, sweep: Sweep, command: Animate) -> list[Pose]:
     if sweep.step is None:
         count = round(command.seconds * command.fps)
         return sweep_poses(portrait, sweep.ends, count, command.there_and_back)

@@ -2,8 +2,7 @@
 
 import io
 import json
-import zipfile
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..files import reason
+from ..files import DAMAGED_NPZ, reason
 from ..images import encode_image, read_photo
 from .sources import Piece, find_entries
 
@@ -88,8 +87,10 @@ class SyntheticFaces:
     def __getitem__(self, index: int) -> SyntheticExample:
         return _read(self._files[index])
 
-    def tensors(self, count: int | None = None) -> dict[str, Any]:
+    def tensors(self, count: int | None = None, names: Container[str] | None = None) -> dict[str, Any]:
         """All examples, or the first `count`, in memory, as CPU tensors by name (identity is a list of str).
+
+        With `names`, only these, and identity and K: normals and albedo take most of the memory.
 
         image (N, 3, S, S) uint8; depth (N, S, S), normal (N, 3, S, S) and view (N, 6), light (N, 5), landmarks
         (N, 68, 2), landmarks3d (N, 68, 3), millimetres_per_unit (N,) float32; albedo (N, 3, S, S) uint8; mask
@@ -99,7 +100,7 @@ class SyntheticFaces:
         import torch
 
         count = len(self) if count is None else min(count, len(self))
-        first, stacks = self[0], {}
+        first, stacks, identity = self[0], {}, []
         for index in range(count):
             example = self[index] if index else first
             if example.image.shape != first.image.shape:
@@ -107,21 +108,18 @@ class SyntheticFaces:
                 raise UsageError(
                     f"{self._files[index].name}: pictures of {sizes} pixels in one set; open one at a time"
                 )
+            identity.append(example.identity)
             for name, value in vars(example).items():
-                if name in ("identity", "K"):
+                if name in ("identity", "K") or (names is not None and name not in names):
                     continue
                 value = np.asarray(value, np.float32) if isinstance(value, float) else value
                 if name not in stacks:
                     stacks[name] = np.empty((count, *value.shape), value.dtype)
                 stacks[name][index] = value
         result: dict[str, Any] = {name: torch.from_numpy(stack) for name, stack in stacks.items()}
-        for name in ("image", "albedo"):
+        for name in {"image", "albedo"} & result.keys():
             result[name] = result[name].permute(0, 3, 1, 2).contiguous()
-        return result | {"identity": self.identities(count), "K": torch.from_numpy(first.K)}
-
-    def identities(self, count: int | None = None) -> list[str]:
-        """Who is shown, of all examples or the first `count`."""
-        return [_side(files)["identity"] for files in self._files[:count]]
+        return result | {"identity": identity, "K": torch.from_numpy(first.K)}
 
 
 def write_members(key: str, example: dict[str, np.ndarray], K: np.ndarray) -> Iterable[tuple[str, bytes]]:
@@ -148,20 +146,13 @@ def write_members(key: str, example: dict[str, np.ndarray], K: np.ndarray) -> It
     yield f"{key}.png", encode_image(example["image"])
 
 
-def _side(files: _Files) -> dict[str, Any]:
-    try:
-        return json.loads(files.side.read())
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{files.name}: its .json cannot be read ({reason(error)}); make the set anew") from None
-
-
 def _read(files: _Files) -> SyntheticExample:
-    record = _side(files)
     try:
+        record = json.loads(files.side.read())
         with np.load(io.BytesIO(files.arrays.read()), allow_pickle=False) as file:
             arrays = {name: file[name] for name in ARRAYS}
         pose, light = record["pose"], record["light"]
-        return SyntheticExample(
+        example = SyntheticExample(
             image=read_photo(files.image.read()).pixels.copy(),
             depth=arrays["depth"],
             normal=arrays["normal"].astype(np.float32),
@@ -176,5 +167,17 @@ def _read(files: _Files) -> SyntheticExample:
             millimetres_per_unit=float(record["millimetres_per_unit"]),
             K=np.array(record["camera"], np.float32),
         )
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        _check(example)
+    except (*DAMAGED_NPZ, KeyError, TypeError) as error:
         raise UsageError(f"{files.name}: its truth cannot be read ({reason(error)}); make the set anew") from None
+    return example
+
+
+def _check(example: SyntheticExample) -> None:
+    size = example.depth.shape
+    shapes = {"image": (*size, 3), "normal": (3, *size), "albedo": (*size, 3), "mask": size, "view": (6,)}
+    shapes |= {"light": (5,), "landmarks": (68, 2), "landmarks3d": (68, 3), "visible": (68,), "K": (3, 3)}
+    for name, shape in shapes.items():
+        found = getattr(example, name).shape
+        if found != shape:
+            raise ValueError(f"{name} is {found}, expected {shape}")

@@ -15,11 +15,22 @@ from ..errors import AboutfaceError, ConsentError, UsageError
 from ..face import Face
 from ..head import complete_head
 from ..images import Photo, read_photo
-from ..reconstruct import reconstructor
+from ..reconstruct import object_reconstructor, reconstructor
 from ..relight import Asked
 from ..scene import Pose
 from ..swap import swap_face
-from .result import Portrait, Reconstruction, Result, about_face, about_invention, about_photo, angles_of, make_record
+from .objects import ObjectPortrait, ObjectReconstruction, check_no_face, object_portrait, object_reconstruction
+from .result import (
+    Portrait,
+    Reconstruction,
+    Result,
+    Subject,
+    about_face,
+    about_invention,
+    about_photo,
+    angles_of,
+    make_record,
+)
 
 Source = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Photo
 Choice = str | int
@@ -33,14 +44,17 @@ class Pipeline:
     """The steps from photo to result with everything loaded once. Safe to use from several threads.
 
     Args:
-        method: a reconstructor's name, see `reconstruct.RECONSTRUCTORS`.
+        method: a reconstructor's name, see `reconstruct.RECONSTRUCTORS`, or a file that `aboutface train` wrote. One
+            trained on other things than faces serves rotate, reconstruct and animate.
         detector: "auto", "dlib", "mediapipe" or an object with the `detect.Detector` protocol.
     """
 
     def __init__(self, method: str = "depthnet", detector: str | Detector = "auto") -> None:
         self.method = method
         self.detector = detector
-        self.reconstruct_face = reconstructor(method)
+        self.reconstruct_object = object_reconstructor(method)
+        """Of a network that knows other things than faces."""
+        self.reconstruct_face = None if self.reconstruct_object else reconstructor(method)
 
     def portraits(
         self, source: Source, *, face: Choice = "largest", landmarks: Any = None, box: Any = None
@@ -54,12 +68,25 @@ class Pipeline:
 
         Raises PhotoError, NoFaceError, UsageError.
         """
+        if self.reconstruct_face is None:
+            raise UsageError(
+                f"{self.method}: knows whole pictures, not faces; rotate, animate and reconstruct work with it, "
+                "what needs a face does not"
+            )
         start = time.perf_counter()
         photo = read_photo(source)
         read = time.perf_counter()
         faces = detect(photo.pixels, face=face, detector=self.detector, landmarks=landmarks, box=box)
         seconds = {"read": read - start, "detect": time.perf_counter() - read}
         return [self._portrait(photo, one, dict(seconds), len(faces) > 1) for one in faces]
+
+    def subjects(
+        self, source: Source, *, face: Choice = "largest", landmarks: Any = None, box: Any = None
+    ) -> list[Subject]:
+        """The portraits; of a network of other things, the one that the picture shows, where no face may be chosen."""
+        if self.reconstruct_object is not None:
+            return [self._object(source, face, landmarks, box)]
+        return list(self.portraits(source, face=face, landmarks=landmarks, box=box))
 
     def rotate(
         self,
@@ -84,7 +111,7 @@ class Pipeline:
         wanted = expand_angles(yaw, pitch, roll)
         return [
             _turned(portrait, wanted, relative)
-            for portrait in self.portraits(source, face=face, landmarks=landmarks, box=box)
+            for portrait in self.subjects(source, face=face, landmarks=landmarks, box=box)
         ]
 
     def frontalize(
@@ -120,16 +147,17 @@ class Pipeline:
 
     def reconstruct(
         self, source: Source, *, face: Choice = "largest", landmarks: Any = None, box: Any = None
-    ) -> list[Reconstruction]:
-        """The 3D shape of each chosen face."""
+    ) -> list[Reconstruction] | list[ObjectReconstruction]:
+        """The 3D shape of each chosen face, or of the one other thing."""
+        if self.reconstruct_object is not None:
+            return [object_reconstruction(self._object(source, face, landmarks, box))]
         results = []
         for portrait in self.portraits(source, face=face, landmarks=landmarks, box=box):
-            warnings = (*portrait.photo.warnings, *portrait.face.warnings)
-            record = make_record("reconstruct", portrait, portrait.seconds, warnings)
-            results.append(Reconstruction(portrait, warnings, record))
+            record = make_record("reconstruct", portrait, portrait.seconds, portrait.warnings)
+            results.append(Reconstruction(portrait, portrait.warnings, record))
         return results
 
-    def frames(self, portrait: Portrait, poses: Sequence[Pose]) -> Iterator[View]:
+    def frames(self, portrait: Subject, poses: Sequence[Pose]) -> Iterator[View]:
         """Views of one portrait in a row of absolute poses, one at a time."""
         for pose in poses:
             yield portrait.view(pose)
@@ -175,8 +203,17 @@ class Pipeline:
         name, pose = f"{place.photo.name}_swap", place.scene.pose
         return Result(place, (swapped.pixels,), (name,), (pose,), (swapped.invented,), tuple(warnings), record)
 
+    def _object(self, source: Source, face: Choice, landmarks: Any, box: Any) -> ObjectPortrait:
+        check_no_face(self.method, face, landmarks, box)
+        assert self.reconstruct_object is not None
+        start = time.perf_counter()
+        photo = read_photo(source)
+        seconds = {"read": time.perf_counter() - start}
+        return object_portrait(self.reconstruct_object, photo, self.method, seconds)
+
     def _portrait(self, photo: Photo, face: Face, seconds: dict[str, float], of_several: bool) -> Portrait:
         start = time.perf_counter()
+        assert self.reconstruct_face is not None
         scene = self.reconstruct_face(photo, face)
         reconstructed = time.perf_counter()
         head = complete_head(photo, face, scene)
@@ -211,7 +248,7 @@ def is_row(angle: Angle) -> TypeGuard[Sequence[float]]:
 
 
 def _turned(
-    portrait: Portrait,
+    portrait: Subject,
     wanted: Sequence[tuple[float | None, float | None, float | None]],
     relative: bool,
     name: str | None = None,
@@ -228,9 +265,9 @@ def _turned(
         poses.append(pose)
         names.append(f"{portrait.stem}_{name or pose_name(*angles)}")
     seconds = portrait.seconds | {"views": time.perf_counter() - start}
-    warnings = [*portrait.photo.warnings, *portrait.face.warnings]
+    warnings = [*portrait.warnings]
     warnings += about_turn(own, poses)
-    warnings += about_invention(max(one.invented for one in views))
+    warnings += about_invention(max(one.invented for one in views), portrait.kind)
     record = make_record("frontalize" if name else "rotate", portrait, seconds, warnings)
     record["outputs"] = [
         {"name": n, "pose": angles_of(p), "invented": round(v.invented, 3)}
@@ -244,6 +281,7 @@ def _turned(
         tuple(one.invented for one in views),
         tuple(warnings),
         record,
+        alphas=tuple(one.alpha for one in views if one.alpha is not None),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,44 @@ from ..scene import FRONTAL, Camera, Pose, Scene
 from ..weights import digest, info
 
 
+class Subject(Protocol):
+    """What verbs turn: a face (`Portrait`), or another thing (`objects.ObjectPortrait`)."""
+
+    @property
+    def photo(self) -> Photo:
+        """Results have its size, type and name."""
+        ...
+
+    @property
+    def scene(self) -> Scene: ...
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def seconds(self) -> dict[str, float]: ...
+
+    @property
+    def kind(self) -> str:
+        """What it is called in sentences."""
+        ...
+
+    @property
+    def stem(self) -> str: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+    def about(self) -> dict[str, Any]:
+        """What the record says of this kind alone."""
+        ...
+
+    def view(self, pose: Pose) -> View: ...
+
+
+S = TypeVar("S", bound=Subject)
+
+
 @dataclass(frozen=True, eq=False)
 class Portrait:
     """One face of one photo, reconstructed, ready to be turned any number of times."""
@@ -37,6 +75,23 @@ class Portrait:
     """Time that each step took."""
     of_several: bool = False
     """Whether other faces of the same photo are processed too."""
+    kind: str = "face"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences for the user, whatever is done with it."""
+        return (*self.photo.warnings, *self.face.warnings)
+
+    def about(self) -> dict[str, Any]:
+        """What the record says of the face itself."""
+        return {
+            "face": about_face(self.face),
+            # Unrounded: given back with --landmarks they make the same picture.
+            "landmarks": self.face.landmarks.tolist(),
+            "weights": [
+                dict(about_weights(name)) for name in ("mean_head", *DETECTOR_WEIGHTS.get(self.face.detector, ()))
+            ],
+        }
 
     @property
     def stem(self) -> str:
@@ -61,10 +116,10 @@ class Portrait:
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
-    """Pictures made from one face, and everything worth knowing about them."""
+class Result(Generic[S]):
+    """Pictures made from one face or other thing, and everything worth knowing about them."""
 
-    portrait: Portrait
+    portrait: S
     images: tuple[np.ndarray, ...]
     """(H, W, 3) uint8, the photo's size."""
     names: tuple[str, ...]
@@ -79,11 +134,18 @@ class Result:
     """What the sidecar file says."""
     labels: tuple[str, ...] = ()
     """What the pictures are called on a sheet, where it is not their poses."""
+    alphas: tuple[np.ndarray, ...] = ()
+    """(H, W) uint8 of each picture, where they are not the photo's."""
 
     @property
     def image(self) -> np.ndarray:
         """The first picture."""
         return self.images[0]
+
+    def like(self, index: int = 0) -> Any:
+        """A picture in the type that the photo came in."""
+        photo = self.portrait.photo
+        return (replace(photo, alpha=self.alphas[index]) if self.alphas else photo).like(self.images[index])
 
     def to_dict(self) -> dict[str, Any]:
         """The sidecar's content: photo, face, pose, outputs, model, seconds, warnings."""
@@ -125,6 +187,16 @@ class Reconstruction:
     def landmarks(self) -> np.ndarray:
         """(68, 2) photo pixels."""
         return self.portrait.face.landmarks
+
+    @property
+    def apart(self) -> Relightable:
+        """The photo taken apart into albedo and light."""
+        return self.portrait.relightable
+
+    @property
+    def texture(self) -> Tensor:
+        """(3, T, T): what the uv of the mesh refer to."""
+        return self.portrait.head.scene.albedo
 
     def maps(self) -> Render:
         """The closed head drawn as it is in the photo, at the photo's size; its depth is in scene units."""
@@ -174,32 +246,30 @@ class Reconstruction:
         return self.record
 
 
-def about_invention(share: float) -> list[str]:
+def about_invention(share: float, kind: str = "face") -> list[str]:
     """A warning where much of a picture's face is not the photo's."""
     if share < 0.3:
         return []
-    return [f"{share:.0%} of the visible face is not in the photo: it was taken from the mirror side or filled in"]
+    source = "taken from the mirror side" if kind == "face" else "stretched"
+    return [f"{share:.0%} of the visible {kind} is not in the photo: it was {source} or filled in"]
 
 
-def make_record(verb: str, portrait: Portrait, seconds: dict[str, float], warnings: Sequence[str]) -> dict[str, Any]:
+def make_record(verb: str, portrait: Subject, seconds: dict[str, float], warnings: Sequence[str]) -> dict[str, Any]:
     """What the sidecar says of any verb, under the names documented in docs/outputs.md."""
-    scene = portrait.scene
+    scene, about = portrait.scene, portrait.about()
+    weights = about.pop("weights", [])
     return {
         "tool": f"aboutface {__version__}",
         "verb": verb,
         "source": about_photo(portrait.photo),
-        "face": about_face(portrait.face),
         "pose": angles_of(scene.pose),
-        # Unrounded: given back with --landmarks they make the same picture.
-        "landmarks": portrait.face.landmarks.tolist(),
+        **about,
         "camera": {
             "K": np.round(scene.camera.K.tolist(), 3).tolist(),
             "millimetres_per_unit": scene.millimetres_per_unit,
         },
         "model": dict(about_model(portrait.method)),
-        "weights": [
-            dict(about_weights(name)) for name in ("mean_head", *DETECTOR_WEIGHTS.get(portrait.face.detector, ()))
-        ],
+        "weights": weights,
         "device": "cpu",
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "warnings": list(warnings),

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..compose import on_white
 from ..errors import OutputError, UsageError
 from ..export import contact_sheet, save_depth, save_json, save_normal, save_npz, save_video
 from ..geometry import project
@@ -24,8 +25,9 @@ from ..relight import Asked, encoded
 from ..render import Render, render
 from ..scene import Camera, Pose
 from ..weights import digest
+from .objects import ObjectReconstruction
 from .pipeline import about_turn
-from .result import Portrait, Reconstruction, Result, about_invention, angles_of, make_record
+from .result import Portrait, Reconstruction, Result, Subject, about_invention, angles_of, make_record
 
 PICTURE_SUFFIXES = tuple(WRITABLE)
 SHAPE_SUFFIXES = (".glb", ".obj", ".ply", ".npz")
@@ -135,7 +137,7 @@ def save_result(
 
 
 def save_reconstruction(
-    shape: Reconstruction,
+    shape: Reconstruction | ObjectReconstruction,
     place: Place,
     *,
     format: str = "glb",
@@ -162,7 +164,7 @@ def save_reconstruction(
         kinds = {target.suffix.lower(): "mesh", ".mtl": "material", ".png": "texture"}
         outputs = [_Output(path, kinds[path.suffix.lower()]) for path in shape.mesh.save(target)]
     record = shape.record | {"seconds": shape.record["seconds"] | dict(seconds or {})}
-    record["light"] = shape.portrait.relightable.about()
+    record["light"] = shape.apart.about()
     if maps or place.file is None:
         drawn = shape.maps()
         more, depth = _save_maps(shape, drawn, target.parent / stem, {output.path for output in outputs}, keep)
@@ -185,24 +187,26 @@ def save_light_sweep(
     """Write a video (.mp4, .gif, .webp) of the head under one light after the other, and the sidecar."""
     sidecar = _ours(_free(file, keep).with_name(f"{file.stem}.json"), keep)
     start = time.perf_counter()
+    apart = portrait.relightable
+    found = time.perf_counter()
 
     def frames() -> Iterator[np.ndarray]:
         for done, one in enumerate(lights):
-            picture = portrait.relightable.relit(one.light, shadows=shadows)
+            picture = apart.relit(one.light, shadows=shadows)
             if progress:
                 progress(done + 1, len(lights))
             yield picture
 
     count = save_video(file, frames(), fps)
-    steps = portrait.seconds | dict(seconds or {}) | {"views": time.perf_counter() - start}
+    steps = portrait.seconds | dict(seconds or {}) | {"light": found - start, "views": time.perf_counter() - found}
     record = make_record("relight", portrait, steps, [*portrait.photo.warnings, *portrait.face.warnings])
-    record["light"] = portrait.relightable.about()
+    record["light"] = apart.about()
     outputs = [_Output(file, "video", {"frames": count, "fps": fps, "first": {"light": lights[0].about}})]
     return _with_sidecar(record, sidecar, outputs, time.perf_counter())
 
 
 def save_turntable(
-    portrait: Portrait,
+    portrait: Subject,
     poses: Sequence[Pose],
     file: Path,
     *,
@@ -222,12 +226,12 @@ def save_turntable(
             invented.append(drawn.invented)
             if progress:
                 progress(done + 1, len(poses))
-            yield drawn.pixels
+            yield drawn.flat
 
     count = save_video(file, frames(), fps)
     steps = portrait.seconds | dict(seconds or {}) | {"views": time.perf_counter() - start}
-    warnings = [*portrait.photo.warnings, *portrait.face.warnings]
-    warnings += about_turn(portrait.scene.pose, poses) + about_invention(max(invented))
+    warnings = [*portrait.warnings]
+    warnings += about_turn(portrait.scene.pose, poses) + about_invention(max(invented), portrait.kind)
     record = make_record("animate", portrait, steps, warnings)
     ends = {"frames": count, "fps": fps, "first": angles_of(poses[0]), "invented": round(max(invented), 3)}
     outputs = [_Output(file, "video", ends)]
@@ -265,7 +269,20 @@ def preview(shape: Reconstruction) -> np.ndarray:
     for yaw in PREVIEW_YAWS:
         turned = portrait.view(Pose(yaw, 0.0, 0.0))
         views[f"yaw {yaw:+.0f}°" if yaw else "frontal"] = crop_square(turned.pixels, square, PREVIEW_SIDE)
-    return contact_sheet(list(views.values()), list(views))
+    shown = _shown(portrait, square)
+    return contact_sheet([pixels[shown] for pixels in views.values()], list(views))
+
+
+def object_preview(shape: ObjectReconstruction) -> np.ndarray:
+    """The same of another thing than a face."""
+    portrait = shape.portrait
+    photo, views = portrait.photo, {}
+    views["input"] = photo.pixels if photo.alpha is None else on_white(photo.pixels, photo.alpha)
+    views["shape"] = shaded(render(portrait.scene))
+    for yaw in PREVIEW_YAWS:
+        views[f"yaw {yaw:+.0f}°" if yaw else "frontal"] = portrait.view(Pose(yaw, 0.0, 0.0)).flat
+    square = np.diag([photo.width / PREVIEW_SIDE, photo.width / PREVIEW_SIDE, 1.0])
+    return contact_sheet([crop_square(pixels, square, PREVIEW_SIDE) for pixels in views.values()], list(views))
 
 
 def relit_sheet(result: Result) -> np.ndarray:
@@ -276,8 +293,20 @@ def relit_sheet(result: Result) -> np.ndarray:
     pictures = {"before": portrait.photo.pixels}
     pictures |= dict(zip(result.labels, result.images, strict=True))
     pictures |= {"albedo": linear_pixels(apart.albedo()), "shading": linear_pixels(apart.shading())}
-    crops = [crop_square(pixels, square, PREVIEW_SIDE) for pixels in pictures.values()]
+    shown = _shown(portrait, square)
+    crops = [crop_square(pixels, square, PREVIEW_SIDE)[shown] for pixels in pictures.values()]
     return contact_sheet(crops, list(pictures))
+
+
+def _shown(portrait: Portrait, photo_from_crop: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the preview's square that lie in the photo: beyond it there is only a repeated edge."""
+    sides = ((photo_from_crop[1, 2], portrait.photo.height), (photo_from_crop[0, 2], portrait.photo.width))
+    step = photo_from_crop[0, 0]
+    rows, columns = (
+        slice(max(0, round(-first / step)), min(PREVIEW_SIDE, round((length - first) / step)))
+        for first, length in sides
+    )
+    return rows, columns
 
 
 def linear_pixels(image: torch.Tensor) -> np.ndarray:
@@ -316,7 +345,8 @@ def _degrees(angle: float) -> str:
 def _pictures(result: Result, crop: int | None) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
     """Pixels and alpha of each picture."""
     alpha = result.portrait.photo.alpha
-    for pixels, pose in zip(result.images, result.poses, strict=True):
+    alphas = result.alphas or (alpha,) * len(result.images)
+    for pixels, pose, alpha in zip(result.images, result.poses, alphas, strict=True):
         if crop is None:
             yield pixels, alpha if alpha is not None and alpha.shape == pixels.shape[:2] else None
             continue
@@ -326,20 +356,27 @@ def _pictures(result: Result, crop: int | None) -> Iterator[tuple[np.ndarray, np
 
 
 def _save_maps(
-    shape: Reconstruction, drawn: Render, base: Path, made: set[Path], keep: Sequence[Path | None]
+    shape: Reconstruction | ObjectReconstruction,
+    drawn: Render,
+    base: Path,
+    made: set[Path],
+    keep: Sequence[Path | None],
 ) -> tuple[list[_Output], dict[str, Any]]:
     """Write everything that describes the shape pixel by pixel; the depth's own description too."""
 
     def at(ending: str) -> Path:
         return _free(base.with_name(base.name + ending), keep)
 
-    depth = save_depth(at("_depth.png"), shape.depth_mm(drawn)) | {"unit": "millimetres from the camera"}
+    if isinstance(shape, Reconstruction):
+        depth = save_depth(at("_depth.png"), shape.depth_mm(drawn)) | {"unit": "millimetres from the camera"}
+    else:
+        depth = save_depth(at("_depth.png"), shape.depth(drawn)) | {"unit": shape.unit}
     outputs = [_Output(at("_depth.png"), "depth"), _Output(at("_depth.npy"), "depth")]
     save_normal(at("_normal.png"), drawn.normal)
     outputs.append(_Output(at("_normal.png"), "normals"))
     write_image(at("_mask.png"), (drawn.alpha * 255).round().byte().numpy())
     outputs.append(_Output(at("_mask.png"), "mask"))
-    apart = shape.portrait.relightable
+    apart = shape.apart
     # An OBJ's texture has the name that the view's albedo has elsewhere.
     textured = at("_albedo.png") in made
     pictures = {
@@ -347,14 +384,14 @@ def _save_maps(
         "_shading.png": ("shading", linear_pixels(apart.shading())[..., 0]),
     }
     if not textured:
-        pictures["_uv.png"] = ("texture", to_pixels(shape.portrait.head.scene.albedo))
+        pictures["_uv.png"] = ("texture", to_pixels(shape.texture))
     for ending, (kind, pixels) in pictures.items():
         write_image(at(ending), pixels)
         outputs.append(_Output(at(ending), kind))
     if at(".npz") not in made:
         save_npz(at(".npz"), **shape.arrays())
         outputs.append(_Output(at(".npz"), "arrays"))
-    write_image(at("_preview.jpg"), preview(shape))
+    write_image(at("_preview.jpg"), preview(shape) if isinstance(shape, Reconstruction) else object_preview(shape))
     outputs.append(_Output(at("_preview.jpg"), "preview"))
     return outputs, depth
 

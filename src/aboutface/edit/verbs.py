@@ -16,7 +16,7 @@ from ..images import read_photo
 from ..relight import asked_lights
 from ..scene import Pose
 from .pipeline import Angle, Choice, Pipeline, Source, is_row, single
-from .result import Portrait, Reconstruction
+from .result import Subject
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ def rotate(
         results = _pipeline(method).rotate(
             opened, yaw, pitch, roll, relative=relative, face=face, landmarks=landmarks, box=box
         )
-        views = [[opened.like(image) for image in result.images] for result in results]
+        views = [[result.like(index) for index in range(len(result.images))] for result in results]
         pictures = views if several_views else [entry[0] for entry in views]
         return pictures if face == "all" else pictures[0]
 
@@ -124,9 +124,12 @@ def reconstruct(
     box: Any = None,
     method: str = "depthnet",
 ) -> Any:
-    """The 3D shape of the face: a `Reconstruction` with `mesh.save("me.glb")`, `pose`, `landmarks`, `arrays()`."""
+    """The 3D shape of the face: a `Reconstruction` with `mesh.save("me.glb")`, `pose`, `landmarks`, `arrays()`.
 
-    def one(source: Source) -> Reconstruction | list[Reconstruction]:
+    By a network of other things than faces an `ObjectReconstruction`, which lacks the landmarks.
+    """
+
+    def one(source: Source) -> Any:
         shapes = _pipeline(method).reconstruct(source, face=face, landmarks=landmarks, box=box)
         return shapes if face == "all" else shapes[0]
 
@@ -167,21 +170,21 @@ def animate(
     Raises PhotoError, NoFaceError, OutputError, and UsageError for an unknown angle, fewer than two frames, face "all".
     """
     pipeline = _pipeline(method)
-    (portrait,) = pipeline.portraits(photo, face=single(face, "animate"))
+    (portrait,) = pipeline.subjects(photo, face=single(face, "animate"))
     poses = sweep_poses(portrait, sweep or {"yaw": (-40.0, 40.0)}, round(seconds * fps), there_and_back)
 
     def frames() -> Any:
         for done, view in enumerate(pipeline.frames(portrait, poses)):
             if progress:
                 progress(done + 1, len(poses))
-            yield view.pixels
+            yield view.flat
 
     save_video(output, frames(), fps)
     return Path(output)
 
 
 def sweep_poses(
-    portrait: Portrait, sweep: dict[str, tuple[float, float]], count: int, there_and_back: bool
+    portrait: Subject, sweep: dict[str, tuple[float, float]], count: int, there_and_back: bool
 ) -> list[Pose]:
     """Absolute poses along a sweep. Raises UsageError for unknown angles or fewer than two frames."""
     times = sweep_times(count, there_and_back)

@@ -6,7 +6,6 @@ makes of that folder. Its frame (centimetres, y up, the face looks along +z) bec
 
 import json
 import os
-import zipfile
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingError, UsageError
-from ..files import atomic_path, reason
+from ..files import DAMAGED_NPZ, atomic_path, reason
 
 ICT_SOURCE = "https://github.com/ICT-VGL/ICT-FaceKit"
 ICT_LICENCE = "MIT, (c) 2020 USC Institute for Creative Technologies"
@@ -120,6 +119,7 @@ def convert_ict(folder: str | PathLike[str], target: str | PathLike[str], *, par
     if not Path(folder).is_dir():
         raise MissingError(f"{folder}: expected the folder FaceXModel of {ICT_SOURCE}")
     arrays = _read_folder(Path(folder), partial)
+    _model(arrays, Path(folder))
     halves = {name: arrays[name].astype(np.float16) for name in ("identity_basis", "expression_basis")}
     with atomic_path(target) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, allow_pickle=False, **(arrays | halves))
@@ -138,7 +138,7 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
             return {name: file[name] for name in (*names, "parts")}
     except KeyError as error:
         raise UsageError(f"{path}: is not the ICT model ({reason(error)}); convert the folder anew") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED_NPZ as error:
         raise UsageError(f"{path}: cannot be read ({reason(error)}); convert the folder anew") from None
 
 
@@ -148,15 +148,16 @@ def _read_folder(folder: Path, partial: bool) -> dict[str, np.ndarray]:
     needed = [name for name in (NEUTRAL, INDICES) if not (folder / name).is_file()]
     if needed:
         raise UsageError(f"{folder}: lacks {' and '.join(needed)}; expected the folder FaceXModel of {ICT_SOURCE}")
-    try:
-        indices = json.loads((folder / INDICES).read_text("utf-8"))
-        landmarks, expected = np.array(indices["idx_to_landmark_verts"], np.int32), list(indices["expressions"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{folder / INDICES}: cannot be read ({reason(error)}); download it anew") from None
-    identities, expressions = _bases(folder, expected, partial)
     keep, parts = _kept()
     number = np.full(max(last for _, last in OBJ_PARTS.values()), -1)
     number[keep] = np.arange(len(keep))
+    try:
+        indices = json.loads((folder / INDICES).read_text("utf-8"))
+        landmarks = number[np.array(indices["idx_to_landmark_verts"], np.int32)]
+        expected = list(indices["expressions"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise UsageError(f"{folder / INDICES}: cannot be read ({reason(error)}); download it anew") from None
+    identities, expressions = _bases(folder, expected, partial)
     neutral, uv, corners, uv_corners = _read_obj(folder / NEUTRAL)
     _check_count(neutral, number, folder / NEUTRAL)
     if len(corners) != OBJ_FACES:
@@ -185,7 +186,7 @@ def _read_folder(folder: Path, partial: bool) -> dict[str, np.ndarray]:
         "faces": corners.astype(np.int32),
         "uv": uv[used],
         "uv_faces": renumbered[uv_corners].astype(np.int32),
-        "landmarks68": number[landmarks].astype(np.int32),
+        "landmarks68": landmarks.astype(np.int32),
         "parts": np.array(json.dumps(parts)),
     }
 
@@ -234,12 +235,11 @@ def _read_obj(path: Path, only_vertices: bool = False) -> tuple[np.ndarray, np.n
                     pairs = [corner.split("/")[:2] for corner in line.split()[1:]] + [["0", "0"]]
                     corners.append([int(pair[0]) - 1 for pair in pairs[:4]])
                     uv_corners.append([int(pair[1]) - 1 for pair in pairs[:4]])
-        return (
-            np.array(vertices, np.float32).reshape(-1, 3),
-            np.array(uv, np.float32).reshape(-1, 2),
-            np.array(corners, np.int64).reshape(-1, 4),
-            np.array(uv_corners, np.int64).reshape(-1, 4),
-        )
+        points = np.array(vertices, np.float32).reshape(-1, 3), np.array(uv, np.float32).reshape(-1, 2)
+        rows = np.array(corners, np.int64).reshape(-1, 4), np.array(uv_corners, np.int64).reshape(-1, 4)
+        if any(row.max(initial=-1) >= len(point) for row, point in zip(rows, points, strict=True)):
+            raise ValueError("a face has corners that are not there")
+        return *points, *rows
     except (OSError, ValueError, IndexError) as error:
         raise UsageError(f"{path}: cannot be read as an obj file ({reason(error)}); download it anew") from None
 
@@ -258,7 +258,8 @@ def _model(arrays: dict[str, np.ndarray], path: Path) -> IctModel:
             for name in ("mean", "identity_basis", "expression_basis")
         )
     except (ValueError, TypeError, IndexError) as error:
-        raise UsageError(f"{path}: is not the ICT model ({reason(error)}); convert the folder anew") from None
+        again = "download it anew" if path.is_dir() else "convert the folder anew"
+        raise UsageError(f"{path}: is not the ICT model ({reason(error)}); {again}") from None
     return IctModel(
         mean=mean,
         identity=identity,
@@ -282,6 +283,9 @@ def _check(arrays: dict[str, np.ndarray]) -> None:
         raise ValueError(f"faces {shapes['faces']}, uv_faces {shapes['uv_faces']}, landmarks {shapes['landmarks68']}")
     if shapes["expression_names"] != shapes["expression_basis"][:1]:
         raise ValueError(f"{shapes['expression_names']} names of {shapes['expression_basis'][0]} expressions")
+    for name in ("mean", "identity_basis", "expression_basis", "uv"):
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} has numbers that are not finite")
     limits = {"faces": count, "uv_faces": len(arrays["uv"]), "landmarks68": count}
     for name, end in limits.items():
         if arrays[name].max() >= end or arrays[name][..., :3].min() < 0:

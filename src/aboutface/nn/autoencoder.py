@@ -14,6 +14,8 @@ from torch.nn import functional
 
 from ..errors import UsageError
 
+GROUP = 4
+"""Channels that are normalised together."""
 Head = Literal["full", "smooth", "sharp"]
 
 
@@ -23,7 +25,7 @@ class Encoder(nn.Module):
     def __init__(self, outputs: int, size: int = 64, width: int = 32) -> None:
         """width: channels of the first layer; they double per level."""
         super().__init__()
-        channels = _channels(size, width)
+        channels = _channels(size, width, 1)
         layers: list[nn.Module] = []
         for before, after in pairwise((3, *channels)):
             layers += [_down(before, after), nn.ReLU()]
@@ -98,12 +100,12 @@ class ConfidenceNet(nn.Module):
         return cls(size, width=4, latent=8)
 
 
-def _channels(size: int, width: int) -> list[int]:
+def _channels(size: int, width: int, group: int = GROUP) -> list[int]:
     """Channels of the levels from the outermost (size / 2) to the innermost (4 x 4)."""
     levels = size.bit_length() - 3
-    if size < 8 or size & (size - 1) or width < 4 or width % 4:
+    if size < 8 or size & (size - 1) or width < group or width % group:
         raise UsageError(
-            f"expected images of 8, 16, 32, 64... pixels and a width of 4, 8, 12..., got {size} and {width}"
+            f"expected images of 8, 16, 32, 64... pixels and a width of {group}, {2 * group}..., got {size} and {width}"
         )
     return [width * 2**level for level in range(levels)]
 
@@ -153,8 +155,7 @@ def _conv(before: int, after: int, kernel: int = 3) -> nn.Module:
 
 
 def _norm(channels: int) -> nn.Module:
-    """Groups of four channels."""
-    return nn.GroupNorm(channels // 4, channels)
+    return nn.GroupNorm(channels // GROUP, channels)
 
 
 def parameter_count(module: nn.Module) -> int:

@@ -32,6 +32,9 @@ from ..weights import info, load_file
 from . import Trained
 
 EPSILON = 1e-7
+ENOUGH = 2000
+"""Faces whose mean is that of all."""
+CALIBRATED_AT_ONCE = 50
 Crop = Literal["auto", "face", "centre"]
 
 
@@ -56,8 +59,9 @@ class Unsup3dTraining:
     """Learn a mean shape and a mean albedo as maps, to which the networks add what differs; the shape starts as a dome,
     which tells convex from concave, or as the mean head; auto: as the head for crops by landmarks."""
     hold: float = 0.2
-    """Share of the steps in which the mean shape is held while views are learned; then it is let go as slowly. A turned
-    flat face and a little turned deep one look alike: a plausible depth at the start settles which it is."""
+    """Share of the steps in which shape and albedo are held at their means while views are learned; then they are let
+    go as slowly. A turned flat face and a little turned deep one look alike: a plausible depth at the start settles
+    which it is. Without symmetry, hold them for 0.5."""
     confidence: int = 32
     """Channels of the outermost level of the network that says where reconstruction and symmetry fail; 0: none."""
     symmetry: float = 0.5
@@ -72,6 +76,9 @@ class Unsup3dTraining:
     """Weight of the differences of neighbouring depths."""
     bending: float = 0.05
     """Weight of the differences of neighbouring slopes."""
+    prior: float = 0.0
+    """Weight of the squared difference of depth and the mean shape's start, as shares of the depth range: it keeps
+    relief from growing where light and view are learned from few photos."""
     shift_depth: float = 0.0
     """Largest shift along the camera's axis; the published setting for cats is 0.1."""
     crop: Crop = "auto"
@@ -99,6 +106,7 @@ class Unsup3dTraining:
             "multiscale",
             "smoothness",
             "bending",
+            "prior",
             "anchor",
             "shift_depth",
             "weight_decay",
@@ -108,6 +116,8 @@ class Unsup3dTraining:
         for name in ("learning_rate", "mean_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"--{name.replace('_', '-')}: expected a number above 0, got {getattr(self, name)}")
+        if self.prior and self.mean == "none":
+            raise UsageError(f"--prior {self.prior:g}: there is no mean shape; leave --mean none out")
         if not 0 <= self.hold <= 0.5:
             raise UsageError(f"--hold: expected 0 to 0.5 of the steps, got {self.hold}")
         if self.batch < 1:
@@ -133,9 +143,10 @@ class Unsup3dTraining:
     def train(self, data: Path, run: Run | None, log: Callable[[str], None]) -> Trained:
         """Train on all images of `data`."""
         images, views = read_images(data, self.size, self.crop, log)
-        settings = self
+        # The card says what was decided: it tells networks of objects from those of faces.
+        settings = replace(self, crop="centre" if views is None else "face")
         if self.mean == "auto":
-            settings = replace(self, mean="dome" if views is None else "face")
+            settings = replace(settings, mean="dome" if views is None else "face")
         if settings.mean == "face" and views is None:
             raise UsageError(f"--mean face: {data} has no landmarks to cut faces by; aboutface data prepare finds them")
         net = train_unsup3d(images, settings, run, log, views if self.anchor else None)
@@ -165,7 +176,18 @@ def train_unsup3d(
     log(f"perceptual loss: {task.features.name if task.features is not None else 'none'}")
     tensors = {"image": images} | ({} if views is None else {"view": views.float()})
     batches = TensorBatches(tensors, settings.batch, settings.fit.seed)
-    return fit(task, batches, settings.fit, run, log=log).averaged.net.cpu().eval()
+    net = fit(task, batches, settings.fit, run, log=log).averaged.net.cpu().eval()
+    if settings.mean == "face":
+        calibrate(net, images[:ENOUGH])
+    return net
+
+
+@torch.no_grad()
+def calibrate(net: Unsup3d, images: Tensor) -> None:
+    """Set the network's `drift` from images (N, 3, S, S) uint8 of many faces, whose mean shape is the mean head."""
+    means = torch.stack([net(part / 255).depth.mean(0) * len(part) for part in images.split(CALIBRATED_AT_ONCE)])
+    mean = means.sum(0) / len(images)
+    net.drift.copy_((mean + mean.flip(-1)) / 2 - net.start_depth())
 
 
 class Unsup3dTask(Task):
@@ -208,6 +230,9 @@ class Unsup3dTask(Task):
         span = self.net.settings.max_depth - self.net.settings.min_depth
         terms["smooth"], terms["bending"] = smoothness(factors.depth, span), bending(factors.depth, span)
         total = total + self.settings.smoothness * terms["smooth"] + self.settings.bending * terms["bending"]
+        if self.settings.prior:
+            terms["prior"] = departure(factors.depth, self.net.start_depth(), span)
+            total = total + self.settings.prior * terms["prior"]
         if views is not None:
             terms["view"] = anchor_loss(factors.view, views)
             total = total + self.settings.anchor * terms["view"]
@@ -295,6 +320,11 @@ def bending(depth: Tensor, span: float) -> Tensor:
     """The same of the second differences: slopes are free, corrugations are not."""
     inner = depth[..., BORDER:-BORDER] / span
     return inner.diff(n=2, dim=-1).abs().mean() + inner.diff(n=2, dim=-2).abs().mean()
+
+
+def departure(depth: Tensor, start: Tensor, span: float) -> Tensor:
+    """Mean square of what depth (B, H, W) has moved from `start` (H, W), as a share of `span`."""
+    return ((depth - start)[..., BORDER:-BORDER] / span).square().mean()
 
 
 def anchor_loss(view: View, known: Tensor) -> Tensor:
@@ -468,7 +498,8 @@ def variants(width: int = 16, batch: int = 32) -> dict[str, Unsup3dTraining]:
         "original": original,
         "original-nosym": replace(original, symmetry=0.0),
         "improved": improved,
-        "improved-nosym": replace(improved, symmetry=0.0),
+        # Without symmetry nothing but the shape at the start says where the front is.
+        "improved-nosym": replace(improved, symmetry=0.0, hold=0.5),
         "improved - held mean shape": replace(improved, mean="none"),
         "improved - holding": replace(improved, hold=0.0),
         "improved - half-size heads": replace(improved, depth_head="full", albedo_head="full"),

@@ -9,6 +9,7 @@ from ..images import Photo
 from ..scene import Scene
 from ..weights import load_file
 from .depthnet import DepthNetReconstructor
+from .unsup3d_object import ObjectReconstructor, ObjectShape
 from .unsup3d_photo import Unsup3dReconstructor
 
 
@@ -55,4 +56,22 @@ def reconstructor(method: str) -> Reconstructor:
     return RECONSTRUCTORS[method]()
 
 
-__all__ = ["RECONSTRUCTORS", "DepthNetReconstructor", "Reconstructor", "Unsup3dReconstructor", "reconstructor"]
+def object_reconstructor(method: str) -> ObjectReconstructor | None:
+    """The door for pictures of other things than faces; None for methods of faces.
+
+    A .safetensors file is one of objects where `aboutface train unsup3d` cut its images to centred squares. Raises
+    UsageError for a file that is no such weights.
+    """
+    return ObjectReconstructor.from_file(Path(method)) if method.endswith(".safetensors") else None
+
+
+__all__ = [
+    "RECONSTRUCTORS",
+    "DepthNetReconstructor",
+    "ObjectReconstructor",
+    "ObjectShape",
+    "Reconstructor",
+    "Unsup3dReconstructor",
+    "object_reconstructor",
+    "reconstructor",
+]

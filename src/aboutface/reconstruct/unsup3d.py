@@ -100,6 +100,9 @@ class Unsup3d(nn.Module):
 
     K: Tensor
     first_depth: Tensor
+    drift: Tensor
+    """(S, S): how far the mean of all predicted depths has moved from the start, where the start is a measured mean; 0
+    elsewhere. What is known of the mean face is better than what shading says of it."""
 
     def __init__(self, settings: Unsup3dSettings | None = None) -> None:
         super().__init__()
@@ -111,6 +114,7 @@ class Unsup3d(nn.Module):
         self.confidence_net = ConfidenceNet(s.size, s.confidence_width, s.latent // 2) if s.confidence_width else None
         if s.mean:
             self.register_buffer("first_depth", dome(s.size, DOME))
+            self.register_buffer("drift", torch.zeros(s.size, s.size))
             # Coarse, or the noise of single pixels' gradients would stay in them.
             self.mean_depth = nn.Parameter(torch.zeros(1, 1, s.size // 4, s.size // 4))
             self.mean_albedo = nn.Parameter(torch.zeros(1, 3, s.size // 2, s.size // 2))
@@ -125,7 +129,7 @@ class Unsup3d(nn.Module):
         """freedom: see `depth`; below 1 in training only."""
         self.check(images)
         x = 2 * images - 1
-        return Factors(self.depth(x, freedom), self.albedo(x), self.view(x), self.light(x))
+        return Factors(self.depth(x, freedom), self.albedo(x, freedom), self.view(x), self.light(x))
 
     def check(self, images: Tensor) -> None:
         """Raises UsageError unless images are (B, 3, S, S) of the network's size."""
@@ -150,11 +154,13 @@ class Unsup3d(nn.Module):
         side = torch.full_like(depth[..., :BORDER], BORDER_SHARE * far + (1 - BORDER_SHARE) * near)
         return torch.cat([side, inner, side], -1)
 
-    def albedo(self, x: Tensor) -> Tensor:
-        """Canonical albedo (B, 3, S, S) in [0, 1]."""
+    def albedo(self, x: Tensor, freedom: float = 1.0) -> Tensor:
+        """Canonical albedo (B, 3, S, S) in [0, 1]; `freedom`, 0 to 1: how far it leaves the mean, but for its colour as
+        a whole. An albedo that may be anything would show each view by itself."""
         raw = self.albedo_net(x)
         if self.settings.mean:
-            raw = raw + _enlarged(self.mean_albedo, self.settings.size)
+            whole = raw.mean((-2, -1), keepdim=True)
+            raw = _enlarged(self.mean_albedo, self.settings.size) + whole + freedom * (raw - whole)
         return torch.tanh(raw) / 2 + 0.5
 
     def view(self, x: Tensor) -> View:
@@ -182,6 +188,11 @@ class Unsup3d(nn.Module):
         assert isinstance(light.direction, Tensor)
         each = Light(light.ambient[:, None, None], light.diffuse[:, None, None], light.direction[:, None, None])
         return shade(self.normals(factors.depth), factors.albedo, each, dim=1)
+
+    def start_depth(self) -> Tensor:
+        """(S, S): the depth that a learned mean started from."""
+        near, far = self.settings.min_depth, self.settings.max_depth
+        return (near + far) / 2 + (far - near) / 2 * torch.tanh(self.first_depth)
 
     @torch.no_grad()
     def start_from_depth(self, depth: Tensor) -> None:

@@ -22,6 +22,12 @@ from .unsup3d import BORDER, Factors, Unsup3d, View, built
 
 REFINEMENTS = 6
 """Times that a landmark's depth is looked up where the depth before has put it."""
+ON_SURFACE = torch.tensor([*[0.0] * 5, 0.3, 0.7, 1.0, 1.0, 1.0, 0.7, 0.3, *[0.0] * 5, *[1.0] * 51])
+"""How far each landmark is looked up on the surface: not those of the jaw line but for the chin."""
+RELIEF = 1.0
+"""Share of what a face is said to differ by from the mean face."""
+OFF = 8.0
+"""Millimetres from the mean face's landmark within which a face's own is looked for."""
 DARKEST = 0.15
 """Least light by which colours are divided: deeper shadows stay in the albedo."""
 LARGEST = 1024
@@ -62,7 +68,7 @@ class Unsup3dReconstructor:
         rotation = pose.rotation()
         camera = _camera(photo, frame, self.units)
         points = depth_to_points(factors.depth, self.net.K)[0].flatten(1).mT
-        vertices = (points - _centre()) @ rotation.mT + _centre()
+        vertices = _turned(points, rotation)
         light, albedo, uv = self._intrinsic(photo, frame, factors, vertices, camera)
         return Scene(
             surface=Mesh(vertices, grid_faces(size, size), uv),
@@ -77,35 +83,29 @@ class Unsup3dReconstructor:
         )
 
     def factors(self, crop: Tensor) -> Factors:
-        """Of one crop (1, 3, S, S): the mean of those of the crop and of its mirror image, so that mirrored photos
-        give mirrored faces exactly."""
-        both = self.net(torch.cat([crop, crop.flip(-1)]))
-        direction = both.light.direction
-        assert isinstance(direction, Tensor)
-        assert isinstance(both.light.ambient, Tensor)
-        assert isinstance(both.light.diffuse, Tensor)
-        direction = functional.normalize(_agreed(direction, [-1.0, 1.0, 1.0]), dim=-1)
-        light = Light(both.light.ambient.mean(0, True), both.light.diffuse.mean(0, True), direction)
-        angles = torch.stack([both.view.yaw, both.view.pitch, both.view.roll], -1)
-        yaw, pitch, roll = _agreed(angles, [-1.0, 1.0, -1.0]).unbind(-1)
-        view = View(yaw, pitch, roll, _agreed(both.view.shift, [-1.0, 1.0, 1.0]))
-        depth, albedo = ((maps[:1] + maps[1:].flip(-1)) / 2 for maps in (both.depth, both.albedo))
-        return Factors(depth, albedo, view, light)
+        """Of one crop (1, 3, S, S), see `symmetric_factors`; its depth without what is wrong with all faces alike."""
+        found = symmetric_factors(self.net, crop)
+        if not self.net.settings.mean:
+            return found
+        mean = self.net.start_depth()
+        return replace(found, depth=mean + RELIEF * (found.depth - self.net.drift - mean))
 
     def _landmarks(self, pixels: Tensor, depth: Tensor, camera: Camera, rotation: Tensor) -> Tensor:
-        """Points (68, 3), camera space, on the rays of the landmarks (68, 2), as deep as the surface is there."""
-        size = len(depth)
-        units = self.units
-        mean = (self.mean.landmarks - torch.tensor(PIVOT)) / units + _centre()
-        at_rest = mean
+        """Points (68, 3), camera space, on the rays of the landmarks (68, 2), as deep as the surface is there.
+
+        The jaw line is as deep as the mean head's: there the surface is steep, and a detector follows the outline.
+        """
+        mean = (self.mean.landmarks - torch.tensor(PIVOT)) / self.units + _centre()
+        at_rest, mean_depth = mean, _turned(mean, rotation)[:, 2]
+        on_surface = ON_SURFACE.to(depth)
+        points = unproject(pixels, mean_depth, camera.K)
         for _ in range(REFINEMENTS):
-            z = _looked_up(depth, at_rest, self.net.K, size)
-            # What lies beyond the map, or on its border, is as deep as on the mean head.
-            known = smoothstep((at_rest[:, :2] * units).abs().amax(-1), SIDE / 2 - 15, SIDE / 2 - 25)
-            z = torch.lerp(mean[:, 2], z, known)
-            posed = (torch.cat([at_rest[:, :2], z[:, None]], -1) - _centre()) @ rotation.mT + _centre()
-            points = unproject(pixels, posed[:, 2], camera.K)
-            at_rest = (points - _centre()) @ rotation + _centre()
+            z = _looked_up(depth, at_rest, self.net.K)
+            posed = _turned(torch.cat([at_rest[:, :2], z[:, None]], -1), rotation)[:, 2]
+            points = unproject(pixels, torch.lerp(mean_depth, posed, on_surface), camera.K)
+            off = (points - _centre()) @ rotation + _centre() - mean
+            # On a side turned away a little along the ray is far across the face.
+            at_rest = mean + off.clamp(-OFF / self.units, OFF / self.units)
         return points
 
     def _intrinsic(
@@ -131,6 +131,23 @@ class Unsup3dReconstructor:
         x, y, z = turned.tolist()
         light = Light(float(factors.light.ambient), float(factors.light.diffuse), (x, y, z))
         return light, albedo.clamp(0, 1), uv.float()
+
+
+def symmetric_factors(net: Unsup3d, crop: Tensor) -> Factors:
+    """Of one crop (1, 3, S, S): the mean of those of the crop and of its mirror image, so that mirrored photos give
+    mirrored shapes exactly."""
+    both = net(torch.cat([crop, crop.flip(-1)]))
+    direction = both.light.direction
+    assert isinstance(direction, Tensor)
+    assert isinstance(both.light.ambient, Tensor)
+    assert isinstance(both.light.diffuse, Tensor)
+    direction = functional.normalize(_agreed(direction, [-1.0, 1.0, 1.0]), dim=-1)
+    light = Light(both.light.ambient.mean(0, True), both.light.diffuse.mean(0, True), direction)
+    angles = torch.stack([both.view.yaw, both.view.pitch, both.view.roll], -1)
+    yaw, pitch, roll = _agreed(angles, [-1.0, 1.0, -1.0]).unbind(-1)
+    view = View(yaw, pitch, roll, _agreed(both.view.shift, [-1.0, 1.0, 1.0]))
+    depth, albedo = ((maps[:1] + maps[1:].flip(-1)) / 2 for maps in (both.depth, both.albedo))
+    return Factors(depth, albedo, view, light)
 
 
 def trust(size: int) -> Tensor:
@@ -159,10 +176,15 @@ def _centre() -> Tensor:
     return torch.tensor([0.0, 0.0, 1.0])
 
 
-def _looked_up(depth: Tensor, points: Tensor, K: Tensor, size: int) -> Tensor:
+def _turned(points: Tensor, rotation: Tensor) -> Tensor:
+    """Points (N, 3) turned about the canonical centre."""
+    return (points - _centre()) @ rotation.mT + _centre()
+
+
+def _looked_up(depth: Tensor, points: Tensor, K: Tensor) -> Tensor:
     """Depth (N,) of a map (S, S) where it shows points (N, 3)."""
     pixels = (points @ K.mT)[:, :2] / points[:, 2:]
-    grid = (pixels / size * 2 - 1)[None, None]
+    grid = (pixels / len(depth) * 2 - 1)[None, None]
     return functional.grid_sample(depth[None, None], grid, padding_mode="border", align_corners=False)[0, 0, 0]
 
 

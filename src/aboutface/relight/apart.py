@@ -114,7 +114,7 @@ class Relightable:
         """Light at each vertex (V, 1) or (V, 3)."""
         if isinstance(light, SphericalHarmonics):
             return sh_basis(self._normals) @ light.coefficients.float()
-        if not shadows:
+        if not (shadows and light.diffuse):
             return shade(self.head.scene.mesh_at_rest().normals, torch.ones(len(self._normals), 1), light)
         lamp = lamp_at(self.head, torch.as_tensor(light.direction, dtype=torch.float32))
         return light.ambient + light.diffuse * smoothed(lamp[:, None], 1.0)

@@ -21,7 +21,8 @@ def draw_head(head: Head, part: Part, size: tuple[int, int]) -> tuple[Fragments,
     fragments = rasterize(clip(mesh.vertices, clip_from_scene)[None], mesh.faces, size)
     inside = (fragments.triangle_id[0] >= 0).numpy().astype(np.uint8)
     distance = torch.from_numpy(cv2.distanceTransform(np.pad(inside, 1), cv2.DIST_L2, 5)[1:-1, 1:-1])
-    return fragments, smoothstep(distance * mm_per_pixel(head, part, size), 0.0, 4.0)
+    # The outermost pixel may show a triangle that is seen edge on, lit as the side that is turned away.
+    return fragments, smoothstep((distance - 1) * mm_per_pixel(head, part, size), 0.0, 4.0)
 
 
 def mm_per_pixel(head: Head, part: Part, size: tuple[int, int]) -> float:

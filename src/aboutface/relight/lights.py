@@ -104,8 +104,8 @@ def main_direction(light: Light | SphericalHarmonics) -> Tensor:
 def light_from_dpr(numbers: Any) -> SphericalHarmonics:
     """Light given as Deep Single-Image Portrait Relighting (Zhou et al. 2019) writes it.
 
-    numbers: 9, or 9 x 3 for red, green and blue. Their order is ours; their axes are x right, y towards the viewer and
-    z up, and the clamped cosine (1, 2/3, 1/4 of pi) is not in them.
+    numbers: 9, or 9 x 3 for red, green and blue. Their order is ours; their axes are x right, y away from the viewer
+    and z up, and the clamped cosine (1, 2/3, 1/4 of pi) is not in them.
     Raises UsageError for anything else.
     """
     try:
@@ -119,7 +119,7 @@ def light_from_dpr(numbers: Any) -> SphericalHarmonics:
     incoming = HARMONIC_OF_COSINE[:, None] * values.view(9, -1)
     # Both span the same functions of the normal, which tells the coefficients apart once there are enough normals.
     normals = functional.normalize(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
-    theirs = torch.stack([normals[:, 0], -normals[:, 2], -normals[:, 1]], -1)
+    theirs = torch.stack([normals[:, 0], normals[:, 2], -normals[:, 1]], -1)
     return SphericalHarmonics(torch.linalg.lstsq(sh_basis(normals), sh_basis(theirs) @ incoming).solution)
 
 

@@ -102,7 +102,7 @@ def _cut_normal(random: np.random.Generator, deviation: float, most: float) -> f
 
 
 def _expression(random: np.random.Generator, names: Sequence[str]) -> np.ndarray:
-    """(E,) weights: two or three groups at part of their strength, left and right not quite alike."""
+    """(E,) weights: one to four groups at part of their strength, left and right not quite alike."""
     weights = dict.fromkeys(names, 0.0)
     for index in random.permutation(len(EXPRESSIONS))[: random.integers(1, 5)]:
         group, most = EXPRESSIONS[index]

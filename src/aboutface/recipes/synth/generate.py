@@ -18,12 +18,12 @@ from ...data.synthetic import write_members
 from ...errors import UsageError
 from ...files import atomic_path
 from ...morphable import IctModel, ict_path
-from ..workers import in_processes
+from ..workers import in_processes, stop_if_interrupted
 from .card import make_card, readme
 from .faces import FaceMaker
 from .settings import SynthSettings
 
-CARD, SHARDS = "card.json", "shards.json"
+CARD, README, SHARDS = "card.json", "README.md", "shards.json"
 GROUP = 20
 """Faces whose shapes are worked out at once."""
 
@@ -97,6 +97,7 @@ def _members(job: Job) -> Iterator[tuple[str, bytes]]:
     maker = _maker(job.model, job.settings.size, job.settings.seed)
     each, K = job.settings.images_per_identity, maker.K.numpy()
     for first in range(job.images.start, job.images.stop, GROUP):
+        stop_if_interrupted()
         numbers = range(first, min(first + GROUP, job.images.stop))
         examples = maker.examples([(number, number // each) for number in numbers])
         for number, example in zip(numbers, examples, strict=True):
@@ -122,27 +123,21 @@ def _claim(target: Path, card: dict[str, Any], overwrite: bool) -> None:
     if target.exists() and not target.is_dir():
         raise UsageError(f"{target}: is no folder; name one")
     old = _read_card(target)
-    if old is not None and _same(old, card):
-        if overwrite:
-            _clear(target)
-        stale = target.glob("*/.aboutface-*")
-    elif old is None and not any(target.glob("*/*.tar")) and not any(target.glob("*.tar")):
-        stale = iter(())
-    elif overwrite and old is not None:
+    if old is None:
+        # What nobody made with this command is not ours to delete.
+        for pattern in ("*.tar", "*/*.tar", CARD, README):
+            if other := next(target.glob(pattern), None):
+                raise UsageError(f"{target}: holds {other.relative_to(target)} of something else; name another folder")
+    elif overwrite:
         _clear(target)
-        stale = iter(())
-    else:
-        raise UsageError(f"{target}: {_difference(old, card)}; name another folder{_or_overwrite(old)}")
-    for path in stale:
+    elif not _same(old, card):
+        raise UsageError(f"{target}: {_difference(old, card)}; name another folder or add --overwrite")
+    # What a killed process was writing.
+    for path in [*target.glob(".aboutface-*"), *target.glob("*/.aboutface-*")]:
         path.unlink(missing_ok=True)
-    for name, text in ((CARD, json.dumps(card, indent=1) + "\n"), ("README.md", readme(card))):
+    for name, text in ((CARD, json.dumps(card, indent=1) + "\n"), (README, readme(card))):
         with atomic_path(target / name) as temporary:
             temporary.write_text(text, "utf-8")
-
-
-def _or_overwrite(old: dict[str, Any] | None) -> str:
-    # What nobody made with this command is not ours to delete.
-    return "" if old is None else " or add --overwrite"
 
 
 def _read_card(target: Path) -> dict[str, Any] | None:
@@ -157,16 +152,14 @@ def _same(old: dict[str, Any], card: dict[str, Any]) -> bool:
     return all(old.get(key) == card[key] for key in ("version", "settings", "model_sha256"))
 
 
-def _difference(old: dict[str, Any] | None, card: dict[str, Any]) -> str:
-    if old is None:
-        return "holds other shards"
+def _difference(old: dict[str, Any], card: dict[str, Any]) -> str:
     before, now = old.get("settings") or {}, card["settings"]
     changed = [f"{key} {before.get(key)} instead of {value}" for key, value in now.items() if before.get(key) != value]
     return f"holds faces made with {', '.join(changed) or 'another model or version'}"
 
 
 def _clear(target: Path) -> None:
-    for path in [*target.glob("*/[0-9][0-9][0-9][0-9][0-9][0-9].tar"), *target.glob("*/.aboutface-*")]:
+    for path in target.glob("*/[0-9][0-9][0-9][0-9][0-9][0-9].tar"):
         path.unlink()
     (target / SHARDS).unlink(missing_ok=True)
 
