@@ -290,6 +290,7 @@ def look_at(
     face = nearest_face(faces, expected, 0.5 * portrait.face.size)
     if face is None:
         return None, None
+    assert pipeline.reconstruct_face is not None
     return pipeline.reconstruct_face(read_photo(pixels), face).pose.yaw, distance(original, embed(pixels, face))
 
 

@@ -45,7 +45,8 @@ def test_every_weight_of_the_tiny_ones_is_trained():
     images = torch.rand(2, 3, 32, 32)
     for net in (EncoderDecoder.tiny(1, 32), Encoder.tiny(4, 32), ConfidenceNet.tiny(32)):
         result = net(images)
-        (sum(part.square().sum() for part in result) if isinstance(result, tuple) else result.square().sum()).backward()
+        parts = result if isinstance(result, tuple) else (result,)
+        torch.cat([part.flatten() for part in parts]).square().sum().backward()
         assert all(p.grad is not None and bool(p.grad.any()) for p in net.parameters())
 
 

@@ -157,7 +157,7 @@ def test_without_symmetry_nothing_is_mirrored():
 
 
 def test_a_held_shape_is_let_go_slowly():
-    settings = replace(TINY, mean="dome", hold=0.25, fit=replace(TINY.fit, steps=100))
+    settings = replace(TINY, mean="dome", hold=0.25, weight_decay=0.0, fit=replace(TINY.fit, steps=100))
     task = Unsup3dTask(settings)
     assert [task._freedom(step) for step in (0, 25, 50, 99)] == [0, 0, 1, 1]
     images = pictures(2).float() / 255
@@ -167,6 +167,21 @@ def test_a_held_shape_is_let_go_slowly():
     albedo = torch.atanh((2 * task.net(images, 0.0).albedo - 1).clamp(-0.999, 0.999))
     apart = albedo[0] - albedo[1]
     assert torch.allclose(apart, apart.mean((-2, -1), keepdim=True).expand_as(apart), atol=1e-4), "colour as a whole"
+
+
+def test_a_network_that_was_held_is_alive_when_it_is_let_go():
+    # Half of the steps without any gradient of depth.
+    settings = replace(TINY, mean="dome", hold=0.5, weight_decay=0.0, fit=replace(TINY.fit, steps=60))
+    task = Unsup3dTask(settings)
+    net = train_unsup3d(pictures(), settings, None, quiet)
+    size = sum(float(p.detach().square().sum()) for p in net.depth_net.parameters())
+    before = sum(float(p.detach().square().sum()) for p in task.net.depth_net.parameters())
+    assert size > 0.9 * before
+    with torch.no_grad():
+        depth = net(pictures().float() / 255).depth
+    assert float(depth.std(0).mean()) > 0
+    with pytest.raises(UsageError, match="decay to 0"):
+        replace(settings, weight_decay=5e-4)
 
 
 def test_the_mean_of_calibrated_faces_is_the_mean_head():
@@ -284,7 +299,7 @@ def test_growing_keeps_the_inner_network(tmp_path):
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"size": 48}, "--size"),
         ({"batch": 0}, "--batch"),
-        ({"hold": 0.7}, "--hold"),
+        ({"hold": 0.7, "weight_decay": 0.0}, "--hold"),
     ],
 )
 def test_impossible_settings_are_named(changes, word):

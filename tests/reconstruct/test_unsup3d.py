@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from aboutface.errors import UsageError
+from aboutface.errors import MissingError, UsageError
 from aboutface.reconstruct.unsup3d import Factors, Unsup3d, View, camera, dome, joined, mirrored
 from aboutface.scene import Light
 
@@ -69,8 +69,8 @@ def test_published_signs_of_view_and_light(net):
 
     changed = Unsup3d.tiny()
     raw[0, :3] = torch.atanh(torch.tensor([0.1, 0.2, 0.05]))
-    changed.view_net = Fixed(raw)
-    changed.light_net = Fixed(torch.atanh(torch.tensor([[0.0, 0.5, 0.6, 0.0]])))
+    setattr(changed, "view_net", Fixed(raw))  # noqa: B010
+    setattr(changed, "light_net", Fixed(torch.atanh(torch.tensor([[0.0, 0.5, 0.6, 0.0]]))))  # noqa: B010
     found = changed(torch.rand(1, 3, 32, 32))
     nose = found.view.rotation[0] @ torch.tensor([0.0, 0.0, -1.0])
     assert float(nose[0]) < 0 < float(nose[1])
@@ -105,7 +105,7 @@ def test_mean_maps_start_as_a_dome_towards_the_camera():
     assert float(middle) < float(rim) - 0.03
     start = 0.95 + 0.05 * torch.rand(32, 32)
     net.start_from_depth(start)
-    torch.nn.init.zeros_(net.depth_net.layers[-1].weight)
+    torch.nn.init.zeros_(list(net.depth_net.parameters())[-1])
     torch.testing.assert_close(net(torch.rand(1, 3, 32, 32)).depth[0, :, 2:-2], start[:, 2:-2], atol=1e-6, rtol=0)
 
 
@@ -134,7 +134,7 @@ def test_gradients_reach_every_network(net):
 
 
 def test_view_rotation_is_the_projects():
-    view = View(*(torch.tensor([a]) for a in (30.0, 0.0, 0.0)), torch.zeros(1, 3))
+    view = View(torch.tensor([30.0]), torch.zeros(1), torch.zeros(1), torch.zeros(1, 3))
     nose = view.rotation[0] @ torch.tensor([0.0, 0.0, -1.0])
     assert float(nose[0]) == pytest.approx(0.5, abs=1e-6)
 
@@ -152,7 +152,7 @@ def weights(tmp_path_factory):
     torch.manual_seed(1)
     net = Unsup3d.tiny(mean=True)
     # Noise would be no surface to stand on.
-    net.depth_net.layers[-1].weight.data *= 0.05
+    list(net.depth_net.parameters())[-1].data *= 0.05
     file = tmp_path_factory.mktemp("weights") / "own.safetensors"
     from dataclasses import asdict
 
@@ -169,6 +169,13 @@ def test_a_file_of_another_form_is_refused(tmp_path):
         reconstructor(str(tmp_path / "a.safetensors"))
 
 
+def test_without_weights_the_way_to_them_is_named():
+    from aboutface.reconstruct import reconstructor
+
+    with pytest.raises(MissingError, match="aboutface train unsup3d"):
+        reconstructor("unsup3d")
+
+
 def test_own_weights_reconstruct_a_photo_and_its_mirror_image(weights, portrait):
     from aboutface.images import read_photo
     from aboutface.reconstruct import reconstructor
@@ -180,10 +187,10 @@ def test_own_weights_reconstruct_a_photo_and_its_mirror_image(weights, portrait)
     other = method(flipped, face.mirrored(photo.width)).mirrored()
     assert scene.pose.yaw == pytest.approx(other.pose.yaw, abs=0.02)
     torch.testing.assert_close(scene.landmarks, other.landmarks, atol=2e-4, rtol=0)
-    size = 32
-    mine = scene.surface.vertices.view(size, size, 3)
-    torch.testing.assert_close(mine, other.surface.vertices.view(size, size, 3).flip(1), atol=2e-4, rtol=0)
-    assert scene.light is not None
+    mine, theirs = (s.mesh_at_rest().vertices.view(32, 32, 3) for s in (scene, other))
+    torch.testing.assert_close(mine, theirs.flip(1), atol=2e-4, rtol=0)
+    assert isinstance(scene.light, Light)
+    assert isinstance(other.light, Light)
     assert scene.light.direction[0] == pytest.approx(other.light.direction[0], abs=1e-3)
 
 
@@ -193,6 +200,7 @@ def test_landmarks_lie_on_their_rays_and_on_the_surface(weights, portrait):
     from aboutface.render import render
 
     scene = reconstructor(str(weights))(portrait.photo, portrait.face)
+    assert scene.landmarks is not None
     pixels = project(scene.landmarks, scene.camera.K)
     torch.testing.assert_close(pixels, torch.from_numpy(portrait.face.landmarks).float(), atol=1e-2, rtol=0)
     drawn = render(scene).depth

@@ -91,8 +91,9 @@ class Unsup3dTraining:
     """Rate of Adam."""
     mean_rate: float = 3e-3
     """Rate for the mean maps."""
-    weight_decay: float = 5e-4
-    """Weight decay of Adam."""
+    weight_decay: float = 0.0
+    """Weight decay of Adam (published 5e-4). With --hold it must be 0: where there is no gradient, Adam takes whole
+    steps towards 0, and a network that was held is gone when it is let go."""
     schedule: Literal["constant", "cosine"] = "cosine"
     """How the rate goes on."""
     start: Path | None = None
@@ -120,6 +121,11 @@ class Unsup3dTraining:
             raise UsageError(f"--prior {self.prior:g}: there is no mean shape; leave --mean none out")
         if not 0 <= self.hold <= 0.5:
             raise UsageError(f"--hold: expected 0 to 0.5 of the steps, got {self.hold}")
+        if self.hold and self.weight_decay:
+            raise UsageError(
+                f"--hold {self.hold:g} --weight-decay {self.weight_decay:g}: "
+                "what is held would decay to 0; make one of them 0"
+            )
         if self.batch < 1:
             raise UsageError(f"--batch: expected 1 or more, got {self.batch}")
         if self.size < 32 or self.size & (self.size - 1):
@@ -480,6 +486,7 @@ def published() -> Unsup3dTraining:
         multiscale=0.0,
         bending=0.0,
         anchor=0.0,
+        weight_decay=5e-4,
         learning_rate=1e-4,
         schedule="constant",
     )

@@ -1,7 +1,6 @@
 """Unsup3d on a photo: the face's crop through the network, and its factors back into the photo's camera."""
 
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -9,14 +8,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..data.crop import cut
-from ..errors import UsageError
+from ..errors import MissingError, UsageError
 from ..face import Face
 from ..filters import guided_upsample, smoothstep
 from ..geometry import depth_to_points, grid_faces, rotation_from_angles, unproject
 from ..images import Photo, to_tensor
 from ..morphable import MeanHead
 from ..scene import Camera, Light, Mesh, Pose, Scene
-from ..weights import info, load, load_file
+from ..weights import load_file
 from .face_frame import PIVOT, SIDE, FaceFrame, millimetres_per_unit
 from .unsup3d import BORDER, Factors, Unsup3d, View, built
 
@@ -44,7 +43,12 @@ class Unsup3dReconstructor:
     weights = "unsup3d"
 
     def __init__(self, net: Unsup3d | None = None) -> None:
-        self.net = net or _shipped()
+        if net is None:
+            raise MissingError(
+                "unsup3d: no weights for faces ship yet; train them (aboutface train unsup3d --data faces/) "
+                "and give the file: --method FILE.safetensors"
+            )
+        self.net = net
         self.mean = MeanHead.load()
         self.units = millimetres_per_unit(self.net.K, self.net.settings.size)
         """Millimetres per unit."""
@@ -191,8 +195,3 @@ def _looked_up(depth: Tensor, points: Tensor, K: Tensor) -> Tensor:
 def _agreed(values: Tensor, signs: list[float]) -> Tensor:
     """Mean (1, n) of what a crop and its mirror image say (2, n)."""
     return (values[:1] + values[1:] * values.new_tensor(signs)) / 2
-
-
-@lru_cache(maxsize=1)
-def _shipped() -> Unsup3d:
-    return built(load("unsup3d"), {"settings": info("unsup3d").settings}, Path("unsup3d"))
