@@ -19,6 +19,7 @@ from aboutface.cli.data_commands import Data
 from aboutface.data import check, open_examples, stats
 from aboutface.data.example import Example
 from aboutface.data.pictures import contact_sheet
+from aboutface.data.synthetic import write_members
 from aboutface.images import read_photo
 from aboutface.recipes.prepare import PrepareSettings, pose_of, prepare
 
@@ -235,9 +236,33 @@ def test_help_is_light():
     assert done.stdout.split() == ["False", "False"]
 
 
+def synthetic(folder, size):
+    """One grey example with the members that `data synth faces` writes."""
+    grey = np.full((size, size, 3), 128, np.uint8)
+    example = {
+        "image": grey,
+        "albedo": grey,
+        "depth": np.full((size, size), 1.1, np.float32),
+        "normal": np.zeros((3, size, size), np.float32),
+        "mask": np.zeros((size, size), bool),
+        "view": np.zeros(6, np.float32),
+        "light": np.array([0.5, 0.5, 0, 0, -1], np.float32),
+        "landmarks": np.zeros((68, 2), np.float32),
+        "landmarks3d": np.zeros((68, 3), np.float32),
+        "visible": np.zeros(68, bool),
+        "identity": np.array(1),
+        "millimetres_per_unit": np.array(1200.0),
+    }
+    folder.mkdir(parents=True)
+    with tarfile.open(folder / "000000.tar", "w") as tar:
+        for name, data in write_members("one", example, np.eye(3)):
+            add(tar, name, data)
+
+
 def test_the_page_runs_as_it_stands(people, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prepare(people, "faces", PrepareSettings(size=64, identity="folder"))
+    synthetic(Path("synth/train"), 8)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     assert len(blocks) >= 2
     names: dict = {"__name__": "page"}

@@ -76,9 +76,9 @@ class Unsup3dTraining:
     """Weight of the differences of neighbouring depths."""
     bending: float = 0.05
     """Weight of the differences of neighbouring slopes."""
-    prior: float = 0.0
+    prior: float = 10.0
     """Weight of the squared difference of depth and the mean shape's start, as shares of the depth range: it keeps
-    relief from growing where light and view are learned from few photos."""
+    relief from growing, while views, without it, would turn less and less. Ignored without a mean shape."""
     shift_depth: float = 0.0
     """Largest shift along the camera's axis; the published setting for cats is 0.1."""
     crop: Crop = "auto"
@@ -117,8 +117,6 @@ class Unsup3dTraining:
         for name in ("learning_rate", "mean_rate"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(f"--{name.replace('_', '-')}: expected a number above 0, got {getattr(self, name)}")
-        if self.prior and self.mean == "none":
-            raise UsageError(f"--prior {self.prior:g}: there is no mean shape; leave --mean none out")
         if not 0 <= self.hold <= 0.5:
             raise UsageError(f"--hold: expected 0 to 0.5 of the steps, got {self.hold}")
         if self.hold and self.weight_decay:
@@ -236,7 +234,7 @@ class Unsup3dTask(Task):
         span = self.net.settings.max_depth - self.net.settings.min_depth
         terms["smooth"], terms["bending"] = smoothness(factors.depth, span), bending(factors.depth, span)
         total = total + self.settings.smoothness * terms["smooth"] + self.settings.bending * terms["bending"]
-        if self.settings.prior:
+        if self.settings.prior and self.net.settings.mean:
             terms["prior"] = departure(factors.depth, self.net.start_depth(), span)
             total = total + self.settings.prior * terms["prior"]
         if views is not None:
@@ -485,6 +483,7 @@ def published() -> Unsup3dTraining:
         perceptual=1.0,
         multiscale=0.0,
         bending=0.0,
+        prior=0.0,
         anchor=0.0,
         weight_decay=5e-4,
         learning_rate=1e-4,
@@ -511,6 +510,7 @@ def variants(width: int = 16, batch: int = 32) -> dict[str, Unsup3dTraining]:
         "improved - holding": replace(improved, hold=0.0),
         "improved - half-size heads": replace(improved, depth_head="full", albedo_head="full"),
         "improved - multiscale": replace(improved, multiscale=0.0),
+        "improved - prior": replace(improved, prior=0.0),
         "improved - bending": replace(improved, bending=0.0),
         "improved - confidence": replace(improved, confidence=0),
         "improved - rate": replace(improved, learning_rate=1e-4, schedule="constant"),
