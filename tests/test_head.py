@@ -244,8 +244,10 @@ def test_only_camera_pose_size_and_landmarks_of_a_scene_are_used(portrait):
     head = complete_head(photo, portrait.face, dense)
     assert head.scene.light is None
     assert head.sheet.light is None
-    torch.testing.assert_close(head.scene.mesh_at_rest().vertices, portrait.head.scene.mesh_at_rest().vertices)
-    torch.testing.assert_close(head.scene.albedo, portrait.head.scene.albedo)
+    # Made now: sums may be split over another number of threads than when the portrait was.
+    plain = complete_head(photo, portrait.face, portrait.scene)
+    torch.testing.assert_close(head.scene.mesh_at_rest().vertices, plain.scene.mesh_at_rest().vertices)
+    torch.testing.assert_close(head.scene.albedo, plain.scene.albedo)
 
 
 def test_scenes_that_cannot_be_completed_are_refused_in_words(portrait):
@@ -406,7 +408,8 @@ def test_a_head_with_a_dense_surface_is_nearer_to_the_truth(yaw, dense):
 
 def test_a_surface_of_no_trust_changes_nothing(portrait, dense):
     head = complete_head(portrait.photo, portrait.face, with_surface(portrait, dense, trust=0.0))
-    for part, expected in ((head.scene, portrait.head.scene), (head.sheet, portrait.head.sheet)):
+    plain = complete_head(portrait.photo, portrait.face, portrait.scene)
+    for part, expected in ((head.scene, plain.scene), (head.sheet, plain.sheet)):
         assert torch.equal(part.mesh_at_rest().vertices, expected.mesh_at_rest().vertices)
         assert torch.equal(part.albedo, expected.albedo)
         assert part.rigidity is not None
