@@ -108,11 +108,8 @@ def light_from_dpr(numbers: Any) -> SphericalHarmonics:
     and z up, and the clamped cosine (1, 2/3, 1/4 of pi) is not in them.
     Raises UsageError for anything else.
     """
-    try:
-        values = torch.tensor(np.asarray(numbers, np.float64), dtype=torch.float32)
-    except (TypeError, ValueError):
-        values = torch.zeros(0)
-    if values.shape not in ((9,), (9, 1), (9, 3)) or not values.isfinite().all():
+    values = _coefficients(numbers)
+    if values is None:
         raise UsageError(
             f"light: expected 9 or 9 x 3 finite numbers (spherical harmonics as DPR writes them), got {_shown(numbers)}"
         )
@@ -121,6 +118,15 @@ def light_from_dpr(numbers: Any) -> SphericalHarmonics:
     normals = functional.normalize(torch.randn(64, 3, generator=torch.Generator().manual_seed(0)), dim=-1)
     theirs = torch.stack([normals[:, 0], normals[:, 2], -normals[:, 1]], -1)
     return SphericalHarmonics(torch.linalg.lstsq(sh_basis(normals), sh_basis(theirs) @ incoming).solution)
+
+
+def _coefficients(numbers: Any) -> Tensor | None:
+    """(9,), (9, 1) or (9, 3) finite numbers as a tensor; None where they are anything else."""
+    try:
+        values = torch.tensor(np.asarray(numbers, np.float64), dtype=torch.float32)
+    except (TypeError, ValueError):
+        return None
+    return values if values.shape in ((9,), (9, 1), (9, 3)) and values.isfinite().all() else None
 
 
 def light_of(content: Any) -> SphericalHarmonics:
@@ -132,11 +138,8 @@ def light_of(content: Any) -> SphericalHarmonics:
         return light_from_dpr(content)
     light = content.get("light")
     numbers = light.get("spherical_harmonics") if isinstance(light, dict) else None
-    try:
-        values = torch.tensor(np.asarray(numbers, np.float64), dtype=torch.float32)
-    except (TypeError, ValueError):
-        values = torch.zeros(0)
-    if values.shape not in ((9,), (9, 1), (9, 3)) or not values.isfinite().all():
+    values = _coefficients(numbers)
+    if values is None:
         raise UsageError(
             f"light: expected a record with light.spherical_harmonics (9 or 9 x 3 numbers), got keys {list(content)}"
         )
