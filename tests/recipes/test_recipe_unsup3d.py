@@ -95,10 +95,18 @@ def test_slopes_bend_nothing():
     assert float(bending(wave, 0.2)) == pytest.approx(0.02, rel=1e-3)
 
 
-def test_what_has_not_moved_costs_nothing():
-    start = torch.rand(32, 32) * 0.1 + 0.95
-    assert float(departure(start.expand(3, 32, 32), start, 0.2)) == 0
-    assert float(departure(start + 0.02, start, 0.2)) == pytest.approx(0.01, rel=1e-4)
+def test_what_all_images_share_costs_nothing():
+    mean = torch.rand(1, 32, 32) * 0.1 + 0.95
+    assert float(departure(mean.expand(3, 32, 32), mean, 0.2)) == 0
+    assert float(departure(mean + 0.02, mean, 0.2)) == pytest.approx(0.01, rel=1e-4)
+    alone = Unsup3dTask(replace(TINY, mean="dome"))
+    with torch.no_grad():
+        alone.net.mean_depth += 0.3
+        for p in alone.net.depth_net.parameters():
+            p.zero_()
+        shape = alone.net.mean_shape()
+        assert float((shape - alone.net.start_depth())[..., 2:-2].abs().min()) > 0
+        assert float(departure(alone.net(pictures(2) / 255).depth, shape, 0.2)) == 0
     task = Unsup3dTask(replace(TINY, mean="dome", prior=1e6))
     images = pictures(2)
     total, terms = task.loss("all", {"image": images}, 0)
@@ -163,9 +171,23 @@ def test_a_held_shape_is_let_go_slowly():
     held, free = (task.net(images, task._freedom(step)).depth for step in (0, 60))
     assert not torch.equal(held, free)
     assert torch.equal(held[0], held[1])
-    albedo = torch.atanh((2 * task.net(images, 0.0).albedo - 1).clamp(-0.999, 0.999))
-    apart = albedo[0] - albedo[1]
-    assert torch.allclose(apart, apart.mean((-2, -1), keepdim=True).expand_as(apart), atol=1e-4), "colour as a whole"
+
+
+def test_an_albedo_of_the_mean_in_another_colour_is_not_doubted():
+    task = Unsup3dTask(replace(TINY, mean="dome", albedo_prior=1e6))
+    images = pictures(3)
+    total, terms = task.loss("all", {"image": images}, 0)
+    assert float(total.detach()) > 1e5 * float(terms["albedo_prior"].detach()) > 0
+    with torch.no_grad():
+        task.net.mean_albedo.normal_(std=0.3)
+        for p in task.net.albedo_net.layers[-1].parameters():
+            p.zero_()
+        mean = task.net(images / 255).albedo
+        tinted = torch.tanh(torch.atanh(2 * mean - 1) + torch.rand(3, 3, 1, 1) - 0.5) / 2 + 0.5
+        assert float(task.net.own_albedo(tinted).abs().max()) < 1e-4
+        patched = mean.clone()
+        patched[..., :8] = 0.5
+        assert float(task.net.own_albedo(patched).abs().max()) > 0.1
 
 
 def test_a_network_that_was_held_is_alive_when_it_is_let_go():

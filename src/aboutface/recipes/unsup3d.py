@@ -59,9 +59,8 @@ class Unsup3dTraining:
     """Learn a mean shape and a mean albedo as maps, to which the networks add what differs; the shape starts as a dome,
     which tells convex from concave, or as the mean head; auto: as the head for crops by landmarks."""
     hold: float = 0.2
-    """Share of the steps in which shape and albedo are held at their means while views are learned; then they are let
-    go as slowly. A turned flat face and a little turned deep one look alike: a plausible depth at the start settles
-    which it is. Without symmetry, hold them for 0.5."""
+    """Share of the steps in which the shape is held at its start while views are learned; then it is let go as slowly.
+    A turned flat face and a little turned deep one look alike: a plausible depth at the start settles which it is."""
     confidence: int = 32
     """Channels of the outermost level of the network that says where reconstruction and symmetry fail; 0: none."""
     symmetry: float = 0.5
@@ -76,9 +75,11 @@ class Unsup3dTraining:
     """Weight of the differences of neighbouring depths."""
     bending: float = 0.05
     """Weight of the differences of neighbouring slopes."""
-    prior: float = 10.0
-    """Weight of the squared difference of depth and the mean shape's start, as shares of the depth range: it keeps
-    relief from growing, while views, without it, would turn less and less. Ignored without a mean shape."""
+    prior: float = 30.0
+    """Weight of the squared difference of depth and the mean shape, as shares of the depth range: what all images agree
+    on is free, and what one image alone says is doubted. Ignored without a mean shape."""
+    albedo_prior: float = 0.0
+    """The same of albedo, before its tanh. Without symmetry an albedo that is free shows each view by itself: 0.1 then."""
     shift_depth: float = 0.0
     """Largest shift along the camera's axis; the published setting for cats is 0.1."""
     crop: Crop = "auto"
@@ -108,6 +109,7 @@ class Unsup3dTraining:
             "smoothness",
             "bending",
             "prior",
+            "albedo_prior",
             "anchor",
             "shift_depth",
             "weight_decay",
@@ -182,7 +184,8 @@ def train_unsup3d(
     batches = TensorBatches(tensors, settings.batch, settings.fit.seed)
     net = fit(task, batches, settings.fit, run, log=log).averaged.net.cpu().eval()
     if settings.mean == "face":
-        calibrate(net, images[:ENOUGH])
+        # From all over: neighbours may be frames of one video.
+        calibrate(net, images[:: max(1, len(images) // ENOUGH)])
     return net
 
 
@@ -223,7 +226,8 @@ class Unsup3dTask(Task):
 
     def loss(self, phase: str, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         images, views = _mirrored_at_random(batch)
-        factors = self.net(images, self._freedom(step))
+        freedom = self._freedom(step)
+        factors = self.net(images, freedom)
         scales = self._scales(images)
         both = joined(factors, mirrored(factors)) if self.settings.symmetry else factors
         seen = self.net.reproject(both)
@@ -234,9 +238,10 @@ class Unsup3dTask(Task):
         span = self.net.settings.max_depth - self.net.settings.min_depth
         terms["smooth"], terms["bending"] = smoothness(factors.depth, span), bending(factors.depth, span)
         total = total + self.settings.smoothness * terms["smooth"] + self.settings.bending * terms["bending"]
-        if self.settings.prior and self.net.settings.mean:
-            terms["prior"] = departure(factors.depth, self.net.start_depth(), span)
-            total = total + self.settings.prior * terms["prior"]
+        if self.net.settings.mean:
+            terms["prior"] = departure(factors.depth, self.net.mean_shape(freedom), span)
+            terms["albedo_prior"] = self.net.own_albedo(factors.albedo).square().mean()
+            total = total + self.settings.prior * terms["prior"] + self.settings.albedo_prior * terms["albedo_prior"]
         if views is not None:
             terms["view"] = anchor_loss(factors.view, views)
             total = total + self.settings.anchor * terms["view"]
@@ -326,9 +331,9 @@ def bending(depth: Tensor, span: float) -> Tensor:
     return inner.diff(n=2, dim=-1).abs().mean() + inner.diff(n=2, dim=-2).abs().mean()
 
 
-def departure(depth: Tensor, start: Tensor, span: float) -> Tensor:
-    """Mean square of what depth (B, H, W) has moved from `start` (H, W), as a share of `span`."""
-    return ((depth - start)[..., BORDER:-BORDER] / span).square().mean()
+def departure(depth: Tensor, mean: Tensor, span: float) -> Tensor:
+    """Mean square of how far depth (B, H, W) is from `mean` (1, H, W), as a share of `span`."""
+    return ((depth - mean)[..., BORDER:-BORDER] / span).square().mean()
 
 
 def anchor_loss(view: View, known: Tensor) -> Tensor:
@@ -504,8 +509,8 @@ def variants(width: int = 16, batch: int = 32) -> dict[str, Unsup3dTraining]:
         "original": original,
         "original-nosym": replace(original, symmetry=0.0),
         "improved": improved,
-        # Without symmetry nothing but the shape at the start says where the front is.
-        "improved-nosym": replace(improved, symmetry=0.0, hold=0.5),
+        # Without symmetry nothing but the mean albedo says what is a view.
+        "improved-nosym": replace(improved, symmetry=0.0, albedo_prior=0.1),
         "improved - held mean shape": replace(improved, mean="none"),
         "improved - holding": replace(improved, hold=0.0),
         "improved - half-size heads": replace(improved, depth_head="full", albedo_head="full"),

@@ -129,7 +129,7 @@ class Unsup3d(nn.Module):
         """freedom: see `depth`; below 1 in training only."""
         self.check(images)
         x = 2 * images - 1
-        return Factors(self.depth(x, freedom), self.albedo(x, freedom), self.view(x), self.light(x))
+        return Factors(self.depth(x, freedom), self.albedo(x), self.view(x), self.light(x))
 
     def check(self, images: Tensor) -> None:
         """Raises UsageError unless images are (B, 3, S, S) of the network's size."""
@@ -142,26 +142,39 @@ class Unsup3d(nn.Module):
 
     def depth(self, x: Tensor, freedom: float = 1.0) -> Tensor:
         """Canonical depth (B, S, S) of images in [-1, 1]; `freedom`, 0 to 1: how far it leaves what it starts from."""
-        s = self.settings
         raw = self.depth_net(x)[:, 0]
         # Without this the depth's offset would be free, and drift.
         raw = raw - raw.mean((-2, -1), keepdim=True)
-        if s.mean:
-            raw = self.first_depth + freedom * (raw + _enlarged(self.mean_depth, s.size)[:, 0])
-        near, far = s.min_depth, s.max_depth
+        return self._within_range(self._mean_raw(freedom) + freedom * raw if self.settings.mean else raw)
+
+    def mean_shape(self, freedom: float = 1.0) -> Tensor:
+        """Canonical depth (1, S, S) to which the network adds what is each image's own, with `freedom` as for `depth`.
+
+        There is none unless the settings have a mean.
+        """
+        return self._within_range(self._mean_raw(freedom))
+
+    def _mean_raw(self, freedom: float) -> Tensor:
+        return self.first_depth + freedom * _enlarged(self.mean_depth, self.settings.size)[:, 0]
+
+    def _within_range(self, raw: Tensor) -> Tensor:
+        near, far = self.settings.min_depth, self.settings.max_depth
         depth = (near + far) / 2 + (far - near) / 2 * torch.tanh(raw)
         inner = depth[..., BORDER:-BORDER]
         side = torch.full_like(depth[..., :BORDER], BORDER_SHARE * far + (1 - BORDER_SHARE) * near)
         return torch.cat([side, inner, side], -1)
 
-    def albedo(self, x: Tensor, freedom: float = 1.0) -> Tensor:
-        """Canonical albedo (B, 3, S, S) in [0, 1]; `freedom`, 0 to 1: how far it leaves the mean, but for its colour as
-        a whole. An albedo that may be anything would show each view by itself."""
+    def albedo(self, x: Tensor) -> Tensor:
+        """Canonical albedo (B, 3, S, S) in [0, 1] of images in [-1, 1]."""
         raw = self.albedo_net(x)
         if self.settings.mean:
-            whole = raw.mean((-2, -1), keepdim=True)
-            raw = _enlarged(self.mean_albedo, self.settings.size) + whole + freedom * (raw - whole)
+            raw = raw + _enlarged(self.mean_albedo, self.settings.size)
         return torch.tanh(raw) / 2 + 0.5
+
+    def own_albedo(self, albedo: Tensor) -> Tensor:
+        """What albedo (B, 3, S, S) adds to the learned mean, before the tanh, but for its colour as a whole."""
+        raw = torch.atanh((2 * albedo - 1).clamp(-0.999, 0.999)) - _enlarged(self.mean_albedo, self.settings.size)
+        return raw - raw.mean((-2, -1), keepdim=True)
 
     def view(self, x: Tensor) -> View:
         """View of images in [-1, 1]. The published network's first two angles turn the other way."""
