@@ -79,7 +79,7 @@ class Unsup3dTraining:
     """Weight of the squared difference of depth and the mean shape, as shares of the depth range: what all images agree
     on is free, and what one image alone says is doubted. Ignored without a mean shape."""
     albedo_prior: float = 0.0
-    """The same of albedo, before its tanh. Without symmetry an albedo that is free shows each view by itself: 0.1 then."""
+    """The same of albedo, before its tanh. Without symmetry a free albedo shows each view by itself: 0.1 then."""
     shift_depth: float = 0.0
     """Largest shift along the camera's axis; the published setting for cats is 0.1."""
     crop: Crop = "auto"
