@@ -101,7 +101,7 @@ def test_what_all_images_share_costs_nothing():
     assert float(departure(mean + 0.02, mean, 0.2)) == pytest.approx(0.01, rel=1e-4)
     alone = Unsup3dTask(replace(TINY, mean="dome"))
     with torch.no_grad():
-        alone.net.mean_depth += 0.3
+        alone.net.mean_depth.add_(0.3)
         for p in alone.net.depth_net.parameters():
             p.zero_()
         shape = alone.net.mean_shape()

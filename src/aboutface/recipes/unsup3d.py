@@ -79,7 +79,7 @@ class Unsup3dTraining:
     """Weight of the squared difference of depth and the mean shape, as shares of the depth range: what all images agree
     on is free, and what one image alone says is doubted. Ignored without a mean shape."""
     albedo_prior: float = 0.0
-    """The same of albedo, before its tanh. Without symmetry a free albedo shows each view by itself: 0.1 then."""
+    """The same of albedo, before its tanh. Without symmetry a free albedo shows each view by itself: 100 then."""
     shift_depth: float = 0.0
     """Largest shift along the camera's axis; the published setting for cats is 0.1."""
     crop: Crop = "auto"
@@ -510,7 +510,7 @@ def variants(width: int = 16, batch: int = 32) -> dict[str, Unsup3dTraining]:
         "original-nosym": replace(original, symmetry=0.0),
         "improved": improved,
         # Without symmetry nothing but the mean albedo says what is a view.
-        "improved-nosym": replace(improved, symmetry=0.0, albedo_prior=0.1),
+        "improved-nosym": replace(improved, symmetry=0.0, albedo_prior=100.0, multiscale=4.0),
         "improved - held mean shape": replace(improved, mean="none"),
         "improved - holding": replace(improved, hold=0.0),
         "improved - half-size heads": replace(improved, depth_head="full", albedo_head="full"),
