@@ -49,6 +49,10 @@ class Weights:
     """Hex digest; None: not known here, the first download's is noted beside the file and checked from then on."""
     package: str | None = None
     """The dependency that brings the file."""
+    added: str = ""
+    """The command that makes it of the user's own files, for what cannot be had otherwise."""
+    redistributable: bool | None = None
+    """Whether the licence lets anyone pass the file on; None: it is not said here."""
     gated: bool = False
     """The licence must be accepted by name before the download."""
     settings: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +63,7 @@ class Weights:
     @property
     def path(self) -> Path | None:
         """Where the file belongs, present or not; None where the dependency that brings it is not installed."""
-        if self.url is not None:
+        if self.optional:
             return home() / "weights" / self.file
         if self.package is None:
             return _PACKAGE / self.file
@@ -71,6 +75,20 @@ class Weights:
     @property
     def present(self) -> bool:
         return self.path is not None and self.path.is_file()
+
+    @property
+    def optional(self) -> bool:
+        """Whether its absence is no fault of the installation: it waits for a download, or for the user's files."""
+        return self.url is not None or bool(self.added)
+
+    @property
+    def remedy(self) -> str:
+        """The command that brings it."""
+        if self.added:
+            return self.added
+        if self.url is not None:
+            return f"aboutface models download {self.name}"
+        return f"pip install --force-reinstall {(self.package or 'aboutface').replace('_', '-')}"
 
 
 REGISTRY: dict[str, Weights] = {
@@ -136,6 +154,52 @@ REGISTRY: dict[str, Weights] = {
             url="https://download.pytorch.org/models/vgg16-397923af.pth",
             sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
         ),
+        Weights(
+            "ict",
+            "ict.safetensors",
+            "MIT, (c) 2020 USC Institute for Creative Technologies",
+            "Morphable model of the whole head, eyes and mouth: 100 identities, 57 expressions; ICT-FaceKit light.",
+            "Li et al., Learning Formation of Physically-Based Face Attributes, CVPR 2020",
+            added="aboutface models download ict, or: aboutface models add ict FaceXModel",
+            redistributable=True,
+        ),
+        Weights(
+            "bfm09",
+            "bfm09.safetensors",
+            "academic use by signed agreement with the University of Basel; no passing on",
+            "Morphable model of face shape and albedo; with Deep3D's files also its crop, and expressions.",
+            "Paysan et al., A 3D Face Model for Pose and Illumination Invariant Face Recognition, AVSS 2009",
+            added="aboutface models add bfm09 01_MorphableModel.mat (with the folder BFM of Deep3D, or its "
+            "BFM_model_front.mat alone)",
+            redistributable=False,
+        ),
+        Weights(
+            "bfm17",
+            "bfm17.safetensors",
+            "non-commercial research, University of Basel; no passing on",
+            "Morphable model of face shape, expression and albedo.",
+            "Gerig et al., Morphable Face Models: An Open Framework, FG 2018",
+            added="aboutface models add bfm17 model2017-1_bfm_nomouth.h5",
+            redistributable=False,
+        ),
+        Weights(
+            "bfm19",
+            "bfm19.safetensors",
+            "non-commercial research, University of Basel; no passing on",
+            "Morphable model of face or head shape, expression and albedo.",
+            "Gerig et al., Morphable Face Models: An Open Framework, FG 2018",
+            added="aboutface models add bfm19 model2019_bfm.h5",
+            redistributable=False,
+        ),
+        Weights(
+            "flame",
+            "flame.safetensors",
+            "2017 to 2020: non-commercial research, MPI, no passing on; 2023 Open: CC-BY-4.0",
+            "Morphable model of the whole head, with joints for neck, jaw and eyes.",
+            "Li et al., Learning a Model of Facial Shape and Expression from 4D Scans, SIGGRAPH Asia 2017",
+            added="aboutface models add flame generic_model.pkl landmark_embedding.npy",
+            redistributable=False,
+        ),
     )
 }
 
@@ -180,11 +244,7 @@ def path(name: str) -> Path:
     """
     record = info(name)
     if record.path is None or not record.present:
-        if record.url is not None:
-            remedy = f"run: aboutface models download {name}"
-        else:
-            remedy = f"run: pip install --force-reinstall {(record.package or 'aboutface').replace('_', '-')}"
-        raise MissingError(f"The weights {name} are not on this machine; {remedy}")
+        raise MissingError(f"The weights {name} are not on this machine; run: {record.remedy}")
     return record.path
 
 
@@ -249,6 +309,8 @@ def download(name: str, progress: Progress | None = None, accept: Collection[str
     """
     record = info(name)
     target = record.path
+    if record.added:
+        raise UsageError(f"The weights {name} are made of the user's own files; run: {record.added}")
     if record.url is None or target is None:
         raise UsageError(f"The weights {name} come with {record.package or 'aboutface'}: nothing to download.")
     if record.present:
@@ -280,6 +342,44 @@ def download(name: str, progress: Progress | None = None, accept: Collection[str
     raise AboutfaceError(f"{name} could not be downloaded. " + "; ".join(failures))
 
 
+def fetch(url: str, target: Path, progress: Progress | None = None) -> None:
+    """Get one file, whole or not at all; a download that was cut off goes on where it stopped.
+
+    Raises OSError or http.client.HTTPException where the address does not deliver.
+    """
+    part = target.with_name(target.name + ".part")
+    _fetch(url, part, progress)
+    part.replace(target)
+
+
+def kept_file(name: str) -> Path:
+    """Where a file of the user's own is kept. Raises UsageError for weights that come otherwise."""
+    record = info(name)
+    if not record.added or record.path is None:
+        raise UsageError(f"The weights {name} are none of the user's own.")
+    return record.path
+
+
+def note_digest(name: str) -> None:
+    """Note the hash of a file that was just put in its place: `verify` compares with it from then on."""
+    file = kept_file(name)
+    _note(file).write_text(digest(file) + "\n")
+
+
+def remove(name: str) -> Path:
+    """Delete a download, or a file made of the user's own; the place where it was.
+
+    Raises UsageError for weights that come with a package, MissingError where there is nothing to delete.
+    """
+    record = info(name)
+    if not record.optional:
+        raise UsageError(f"The weights {name} come with {record.package or 'aboutface'} and stay.")
+    file = path(name)
+    file.unlink()
+    _note(file).unlink(missing_ok=True)
+    return file
+
+
 def listing() -> list[dict[str, Any]]:
     """One entry per record, for `aboutface models list`; bytes and path are None where the file is absent."""
     entries = []
@@ -293,7 +393,8 @@ def listing() -> list[dict[str, Any]]:
                 "bytes": file.stat().st_size if present and file else None,
                 "licence": record.licence,
                 "sha256": record.sha256 or (_noted(file) or digest(file) if present and file else None),
-                "source": record.url or record.package or "aboutface",
+                "source": record.url or record.package or record.added or "aboutface",
+                "redistributable": record.redistributable,
                 "gated": record.gated,
                 "description": record.description,
                 "path": str(file) if present else None,

@@ -253,15 +253,18 @@ class Swap:
 class Models:
     """Weights: what there is, under which licence, and whether it is here."""
 
-    action: Positional[Literal["list", "info", "path", "verify", "download", "convert"]]
-    """list: all. info, path: of one. verify: hash of one, or of all that are here. download: get one. convert: make one
-    file of a face model's folder of obj files."""
+    action: Positional[Literal["list", "info", "path", "verify", "download", "add", "remove", "convert"]]
+    """list: all. info, path: of one. verify: hash of one, or of all that are here. download: get one. add: check a face
+    model's own files (bfm09, bfm17, bfm19, flame, ict) and keep them as one. remove: delete one that was downloaded or
+    added. convert: make one npz file of a face model's folder of obj files."""
     name: Annotated[Positional[str | None], _value("NAME")] = None
     """Name of the weights, as in the list; for convert the folder FaceXModel of ICT-FaceKit."""
+    files: Annotated[Positional[tuple[str, ...]], _value("FILE")] = ()
+    """For add: the model's files, or a folder of them."""
     output: Output = None
     """For convert: the .npz file to write; ict-facekit-light.npz in $ABOUTFACE_DATA, else here, if missing."""
     partial: bool = False
-    """For convert: take a folder that lacks identities or expressions."""
+    """For convert and add ict: take a folder that lacks identities or expressions."""
     accept_license: Annotated[tuple[str, ...], _value("NAME")] = ()
     """Names of weights whose licence you have read and accept."""
     talk: Talk = field(default_factory=Talk)

@@ -24,6 +24,7 @@ EXTRAS = {
     "batch": ("ray",),
     "cuda": ("warp",),
     "onnx": ("onnxruntime",),
+    "morphable": ("scipy", "h5py"),
 }
 """Modules of each extra in pyproject.toml."""
 LEAST_SPACE = 200_000_000
@@ -90,8 +91,8 @@ def device() -> Iterator[Finding]:
 
 def models() -> Iterator[Finding]:
     for name, record in weights.REGISTRY.items():
-        if record.url is not None and not record.present:
-            yield None, f"weights {name}: not here; aboutface models download {name}"
+        if record.optional and not record.present:
+            yield None, f"weights {name}: not here; {record.remedy}"
             continue
         try:
             digest = weights.verify(name)

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import weights
 from ..errors import AboutfaceError, UsageError
 from .commands import Models
 from .report import Report
+
+if TYPE_CHECKING:
+    from ..morphable import MorphableModel
 
 
 def models(command: Models) -> int:
@@ -24,6 +28,8 @@ def models(command: Models) -> int:
     if command.name is None:
         raise UsageError(f"models {command.action}: name the weights; aboutface models list shows them")
     record = weights.info(command.name)
+    if command.files and command.action != "add":
+        raise UsageError(f"models {command.action}: takes no files, got {' '.join(command.files)}")
     match command.action:
         case "info":
             return _info(record, report)
@@ -33,11 +39,50 @@ def models(command: Models) -> int:
             digest = weights.verify(command.name)
             report.data({"name": command.name, "status": "verified", "sha256": digest})
             report.say(f"{command.name}: {digest}, as it should be")
+        case "add":
+            return _add(command.name, command, report)
+        case "remove":
+            file = weights.remove(command.name)
+            report.data({"name": command.name, "status": "removed", "path": str(file)})
+            report.say(f"{command.name}: {file} removed")
+        case "download" if record.added:
+            return _download_model(command.name, report)
         case "download":
             with _progress(report, command.name) as progress:
                 file = weights.download(command.name, progress, command.accept_license)
             report.data({"name": command.name, "status": "present", "path": str(file)})
             report.say(f"{command.name}: {file} ({record.licence})")
+    return 0
+
+
+def _add(name: str, command: Models, report: Report) -> int:
+    from ..morphable import add_model
+
+    return _say_model(*add_model(name, command.files, partial=command.partial), report)
+
+
+def _download_model(name: str, report: Report) -> int:
+    from ..morphable import download_model
+
+    if weights.info(name).present:
+        weights.verify(name)
+        report.data({"name": name, "status": "present", "path": str(weights.path(name))})
+        report.say(f"{name}: {weights.path(name)}, already here")
+        return 0
+    with _progress(report, name) as progress:
+        model, file = download_model(name, progress)
+    return _say_model(model, file, report)
+
+
+def _say_model(model: "MorphableModel", file: Path, report: Report) -> int:
+    from ..morphable import counts
+
+    facts = counts(model)
+    report.data({"name": model.name, "status": "present", "path": str(file)} | facts)
+    numbers = ", ".join(f"{number} {what}" for what, number in facts.items() if what != "version")
+    report.say(f"{model.name}: {file} ({facts['version']}: {numbers})")
+    passing = "may be passed on" if model.redistributable else "yours alone, not to be passed on"
+    report.say(f"{model.name}: {model.licence}; {passing}")
     return 0
 
 
@@ -58,8 +103,8 @@ def verify_all(report: Report) -> int:
     code = 0
     for name, record in weights.REGISTRY.items():
         try:
-            if record.url is not None and not record.present:
-                status = "not downloaded"
+            if record.optional and not record.present:
+                status = "not downloaded" if record.url is not None else "not added"
             else:
                 weights.verify(name)
                 status = "verified"
@@ -78,10 +123,12 @@ def _list(report: Report) -> int:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("name", "size", "here", "licence", "what it does", box=None, pad_edge=False)
+    table = Table("name", "size", "here", "licence", "pass on", "what it does", box=None, pad_edge=False)
+    may = {True: "yes", False: "no", None: ""}
     for entry in weights.listing():
         size = "" if entry["bytes"] is None else size_words(entry["bytes"])
-        table.add_row(entry["name"], size, "yes" if entry["present"] else "no", entry["licence"], entry["description"])
+        here, passing = "yes" if entry["present"] else "no", may[entry["redistributable"]]
+        table.add_row(entry["name"], size, here, entry["licence"], passing, entry["description"])
     console = Console(file=sys.stdout)
     # A pipe has no width of its own: there each model gets its whole line.
     Console(file=sys.stdout, width=None if console.is_terminal else 250).print(table)

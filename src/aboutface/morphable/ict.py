@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..errors import MissingError, UsageError
 from ..files import DAMAGED_NPZ, atomic_path, reason
+from .model import MorphableModel
 
 ICT_SOURCE = "https://github.com/ICT-VGL/ICT-FaceKit"
 ICT_LICENCE = "MIT, (c) 2020 USC Institute for Creative Technologies"
@@ -100,6 +101,40 @@ class IctModel:
         return self.mean + offsets.unflatten(1, self.mean.shape)
 
 
+def from_ict(model: IctModel) -> MorphableModel:
+    """The general form of the ICT model, in its own frame: the origin lies inside the head, between the ears.
+
+    Masks are its parts, and: "front", the narrow face; "eyes", both eyeballs; "skin", the narrow face without brows,
+    eyes, nostrils and lips. Eyeballs stay where they are in every expression. Raises UsageError where `check` finds
+    something.
+    """
+    count = len(model.mean)
+    masks = {name: torch.zeros(count, dtype=torch.bool) for name in model.parts}
+    for name, (first, end) in model.parts.items():
+        masks[name][first:end] = True
+    if masks.keys() >= {"eyeball_left", "eyeball_right"}:
+        masks["eyes"] = masks["eyeball_left"] | masks["eyeball_right"]
+    if "narrow_face" in masks:
+        masks["front"] = masks["narrow_face"].clone()
+        masks["skin"] = masks["narrow_face"] & ~_near_features(model.mean, model.mean[model.landmarks68])
+    return MorphableModel(
+        name="ict",
+        version="ICT-FaceKit light",
+        licence=ICT_LICENCE,
+        redistributable=True,
+        mean=model.mean,
+        identity=model.identity,
+        expression=model.expression,
+        expression_names=model.expression_names,
+        expression_kind="weights",
+        faces=model.faces,
+        uv=model.uv,
+        uv_faces=model.uv_faces,
+        landmarks68=model.landmarks68,
+        masks=masks,
+    ).check()
+
+
 def ict_path() -> Path:
     """Where the npz file is looked for. Raises MissingError where the variable is not set."""
     folder = os.environ.get("ABOUTFACE_DATA")
@@ -125,6 +160,32 @@ def convert_ict(folder: str | PathLike[str], target: str | PathLike[str], *, par
         np.savez_compressed(file, allow_pickle=False, **(arrays | halves))
     counts = {"vertices": "mean", "faces": "faces", "identities": "identity_basis", "expressions": "expression_basis"}
     return {name: len(arrays[array]) for name, array in counts.items()}
+
+
+FEATURES = {
+    "brows": [(17, 22), (22, 27)],
+    "nostrils": [(31, 36)],
+    "eyes": [(36, 42), (42, 48)],
+    "lips": [(48, 60), (60, 68)],
+}
+"""[first, end) landmarks of the lines that are not skin."""
+SKIN_MARGIN = {"brows": 9.0, "nostrils": 7.0, "eyes": 8.0, "lips": 6.0}
+"""Millimetres around these lines that are not skin either."""
+
+
+def _near_features(points: Tensor, marks: Tensor) -> Tensor:
+    """(V,) bool: whether points (V, 3) lie on or near brows, eyes, nostrils or lips, by landmarks (68, 3)."""
+    near = torch.zeros(len(points), dtype=torch.bool)
+    for name, spans in FEATURES.items():
+        for first, end in spans:
+            line = marks[first:end]
+            if name in ("eyes", "lips"):
+                # The middle, too: what lies inside a closed line is no skin.
+                line = torch.cat([line, line[:1], line.mean(0, keepdim=True)])
+            between = torch.linspace(0, 1, 8)[:, None, None]
+            dense = (line[:-1] * (1 - between) + line[1:] * between).reshape(-1, 3)
+            near |= torch.cdist(points, dense).min(1).values < SKIN_MARGIN[name]
+    return near
 
 
 # ---- files to arrays, in their own frame ----
@@ -170,6 +231,7 @@ def _read_folder(folder: Path, partial: bool) -> dict[str, np.ndarray]:
     renumbered[used] = np.arange(len(used))
     mean = neutral[keep]
 
+    # Differences are taken before rounding, so that everyone's conversion has the same bits.
     def basis(names: list[str]) -> np.ndarray:
         shapes = []
         for name in names:
@@ -179,7 +241,7 @@ def _read_folder(folder: Path, partial: bool) -> dict[str, np.ndarray]:
         return np.array(shapes, np.float32).reshape(-1, *mean.shape)
 
     return {
-        "mean": mean,
+        "mean": mean.astype(np.float32),
         "identity_basis": basis(identities),
         "expression_basis": basis(expressions),
         "expression_names": np.array(expressions),
@@ -214,13 +276,22 @@ def _kept() -> tuple[np.ndarray, dict[str, tuple[int, int]]]:
     return keep, {name: (first[name], first[name] + last - start) for name, (start, last) in OBJ_PARTS.items()}
 
 
+def kept_vertices(path: Path) -> np.ndarray:
+    """(V, 3) float64: the kept vertices of one obj file, in its own frame. Raises UsageError."""
+    keep, _ = _kept()
+    vertices, *_ = _read_obj(path, only_vertices=True)
+    if len(vertices) <= keep.max():
+        raise UsageError(f"{path}: has {len(vertices)} vertices, expected more than {keep.max()}; download it anew")
+    return vertices[keep]
+
+
 def _check_count(vertices: np.ndarray, number: np.ndarray, path: Path) -> None:
     if len(vertices) < len(number):
         raise UsageError(f"{path}: has {len(vertices)} vertices, expected at least {len(number)}; download it anew")
 
 
 def _read_obj(path: Path, only_vertices: bool = False) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Vertices (V, 3), uv (U, 2), and corners (F, 4) of both, counted from 0, with -1 last for triangles."""
+    """Vertices (V, 3) float64, uv (U, 2), and corners (F, 4) of both, counted from 0, with -1 last for triangles."""
     vertices, uv, corners, uv_corners = [], [], [], []
     try:
         with path.open(encoding="utf-8") as file:
@@ -235,7 +306,7 @@ def _read_obj(path: Path, only_vertices: bool = False) -> tuple[np.ndarray, np.n
                     pairs = [corner.split("/")[:2] for corner in line.split()[1:]] + [["0", "0"]]
                     corners.append([int(pair[0]) - 1 for pair in pairs[:4]])
                     uv_corners.append([int(pair[1]) - 1 for pair in pairs[:4]])
-        points = np.array(vertices, np.float32).reshape(-1, 3), np.array(uv, np.float32).reshape(-1, 2)
+        points = np.array(vertices, np.float64).reshape(-1, 3), np.array(uv, np.float32).reshape(-1, 2)
         rows = np.array(corners, np.int64).reshape(-1, 4), np.array(uv_corners, np.int64).reshape(-1, 4)
         if any(row.max(initial=-1) >= len(point) for row, point in zip(rows, points, strict=True)):
             raise ValueError("a face has corners that are not there")
