@@ -16,7 +16,7 @@ PACKAGE = "aboutface"
 LEVELS = [
     {"errors"},
     {"files"},
-    {"images", "geometry", "filters", "nn", "fit", "weights"},
+    {"images", "geometry", "filters", "skin", "nn", "fit", "weights"},
     {"face", "scene", "metrics"},
     {"render", "detect", "morphable", "data"},
     {"reconstruct", "refine", "head", "export"},
