@@ -102,6 +102,13 @@ REGISTRY: dict[str, Weights] = {
             "Moniz et al., Unsupervised Depth Estimation, 3D Face Rotation and Replacement, NeurIPS 2018",
         ),
         Weights(
+            "unsup3d",
+            "unsup3d.safetensors",
+            "Apache-2.0; trained on research-only photos",
+            "Depth, albedo, view and light of a face at 128 pixels, learned from photos alone.",
+            "Wu et al., Unsupervised Learning of Probably Symmetric Deformable 3D Objects, CVPR 2020",
+        ),
+        Weights(
             "mean_head",
             "mean_head.safetensors",
             "MIT, (c) 2020 USC Institute for Creative Technologies; its landmarks are a mean of a research-only set",

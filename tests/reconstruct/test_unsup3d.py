@@ -6,8 +6,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from aboutface.errors import MissingError, UsageError
+from aboutface.errors import UsageError
 from aboutface.reconstruct.unsup3d import Factors, Unsup3d, View, camera, dome, joined, mirrored
+from aboutface.reconstruct.unsup3d_photo import trust
 from aboutface.scene import Light
 
 
@@ -169,11 +170,22 @@ def test_a_file_of_another_form_is_refused(tmp_path):
         reconstructor(str(tmp_path / "a.safetensors"))
 
 
-def test_without_weights_the_way_to_them_is_named():
+def test_the_shipped_network_tells_faces_apart_and_none_by_much(portrait):
     from aboutface.reconstruct import reconstructor
 
-    with pytest.raises(MissingError, match="aboutface train unsup3d"):
-        reconstructor("unsup3d")
+    method = reconstructor("unsup3d")
+    size = method.net.settings.size
+    assert size == 128
+    scene = method(portrait.photo, portrait.face)
+    mesh = scene.mesh_at_rest().vertices.view(size, size, 3)
+    mean = method.net.start_depth()
+    inside = trust(size).view(size, size) > 0.5
+    off = (mesh[..., 2] - mean)[inside] * scene.millimetres_per_unit
+    # More than rounding, less than another face would have: a network of which nothing is left gives the mean head.
+    assert 0.3 < float(off.square().mean().sqrt()) < 8
+    with torch.no_grad():
+        dark, bright = (method.factors(torch.full((1, 3, size, size), grey)).depth for grey in (0.2, 0.7))
+    assert not torch.allclose(dark, bright, atol=1e-5)
 
 
 def test_own_weights_reconstruct_a_photo_and_its_mirror_image(weights, portrait):

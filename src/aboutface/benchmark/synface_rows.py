@@ -32,7 +32,7 @@ BATCH = 32
 """Images that a network sees at once when it is tested."""
 QUICK_STEPS = 5
 LANDMARKS_ONLY = 68
-"""A surface of no more vertices is one of landmarks, which a head completes."""
+"""A surface of no more vertices is one of landmarks. A head completes it, as it does one of a face alone (`trust`)."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def _reconstruct(reconstruct: Reconstructor, faces: Faces, index: int) -> Scene 
     face = Face(points, (*points.min(0).tolist(), *points.max(0).tolist()))
     try:
         scene = reconstruct(photo, face)
-        if len(scene.mesh_at_rest().vertices) <= LANDMARKS_ONLY:
+        if scene.trust is not None or len(scene.mesh_at_rest().vertices) <= LANDMARKS_ONLY:
             light = scene.light
             scene = replace(complete_head(photo, face, scene).scene, light=light)
     except AboutfaceError as error:

@@ -1,6 +1,7 @@
 """Unsup3d on a photo: the face's crop through the network, and its factors back into the photo's camera."""
 
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -8,14 +9,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..data.crop import cut
-from ..errors import MissingError, UsageError
+from ..errors import UsageError
 from ..face import Face
-from ..filters import guided_upsample, smoothstep
+from ..filters import blur, guided_upsample, smoothstep
 from ..geometry import depth_to_points, grid_faces, rotation_from_angles, unproject
 from ..images import Photo, to_tensor
 from ..morphable import MeanHead
 from ..scene import Camera, Light, Mesh, Pose, Scene
-from ..weights import load_file
+from ..weights import load_file, path
 from .face_frame import PIVOT, SIDE, FaceFrame, millimetres_per_unit
 from .unsup3d import BORDER, Factors, Unsup3d, View, built
 
@@ -23,8 +24,9 @@ REFINEMENTS = 6
 """Times that a landmark's depth is looked up where the depth before has put it."""
 ON_SURFACE = torch.tensor([*[0.0] * 5, 0.3, 0.7, 1.0, 1.0, 1.0, 0.7, 0.3, *[0.0] * 5, *[1.0] * 51])
 """How far each landmark is looked up on the surface: not those of the jaw line but for the chin."""
-RELIEF = 1.0
-"""Share of what a face is said to differ by from the mean face."""
+RELIEF, SMOOTH = 0.5, 12.5
+"""Share of what a face is said to differ by from the mean face, and millimetres (standard deviation) over which that is
+averaged first: what is finer is photographs' texture rather than shape (measured: docs/unsup3d.md)."""
 OFF = 8.0
 """Millimetres from the mean face's landmark within which a face's own is looked for."""
 DARKEST = 0.15
@@ -43,12 +45,8 @@ class Unsup3dReconstructor:
     weights = "unsup3d"
 
     def __init__(self, net: Unsup3d | None = None) -> None:
-        if net is None:
-            raise MissingError(
-                "unsup3d: no weights for faces ship yet; train them (aboutface train unsup3d --data faces/) "
-                "and give the file: --method FILE.safetensors"
-            )
-        self.net = net
+        """net: trained on crops of faces; the shipped one if missing."""
+        self.net = net or _shipped()
         self.mean = MeanHead.load()
         self.units = millimetres_per_unit(self.net.K, self.net.settings.size)
         """Millimetres per unit."""
@@ -91,8 +89,9 @@ class Unsup3dReconstructor:
         found = symmetric_factors(self.net, crop)
         if not self.net.settings.mean:
             return found
-        mean = self.net.start_depth()
-        return replace(found, depth=mean + RELIEF * (found.depth - self.net.drift - mean))
+        mean, size = self.net.start_depth(), self.net.settings.size
+        own = found.depth - self.net.drift - mean
+        return replace(found, depth=mean + RELIEF * blur(own, SMOOTH * size / SIDE))
 
     def _landmarks(self, pixels: Tensor, depth: Tensor, camera: Camera, rotation: Tensor) -> Tensor:
         """Points (68, 3), camera space, on the rays of the landmarks (68, 2), as deep as the surface is there.
@@ -135,6 +134,11 @@ class Unsup3dReconstructor:
         x, y, z = turned.tolist()
         light = Light(float(factors.light.ambient), float(factors.light.diffuse), (x, y, z))
         return light, albedo.clamp(0, 1), uv.float()
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> Unsup3d:
+    return built(*load_file(path("unsup3d")), path("unsup3d"))
 
 
 def symmetric_factors(net: Unsup3d, crop: Tensor) -> Factors:
