@@ -173,12 +173,12 @@ def test_training_on_real_faces_writes_what_can_be_loaded(data, tmp_path):
     for i in range(6):
         Image.fromarray(np.roll(image, i, 0)).save(tmp_path / f"{i}.png")
         (tmp_path / f"{i}.json").write_text(
-            json.dumps({"landmarks68": (points + [0, i]).tolist(), "identity": f"p{i}"})
+            json.dumps({"landmarks68": (points + np.array([0, i])).tolist(), "identity": f"p{i}"})
         )
     training = replace(
         SETTINGS, model=data / "ict-facekit-light.npz", test_share=0.5, fit=replace(SETTINGS.fit, steps=2), batch=2
     )
-    trained = training.train(tmp_path, Run.create(tmp_path / "runs", "faces", "deep3d", ""), quiet)
+    trained = training.train(tmp_path, Run.create(tmp_path / "runs", "faces", "deep3d", {}), quiet)
     other = FaceRegressor(training.network)
     other.load_state_dict(trained.tensors)
     # The landmarks of the mean face, in Deep3D's frame: the outer eye corners are 89 mm apart.
