@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from aboutface.errors import UsageError
 from aboutface.reconstruct.unsup3d import Factors, Unsup3d, View, camera, dome, joined, mirrored
-from aboutface.reconstruct.unsup3d_photo import trust
+from aboutface.reconstruct.unsup3d_photo import Unsup3dReconstructor, trust
 from aboutface.scene import Light
 
 
@@ -174,6 +174,7 @@ def test_the_shipped_network_tells_faces_apart_and_none_by_much(portrait):
     from aboutface.reconstruct import reconstructor
 
     method = reconstructor("unsup3d")
+    assert isinstance(method, Unsup3dReconstructor)
     size = method.net.settings.size
     assert size == 128
     scene = method(portrait.photo, portrait.face)
