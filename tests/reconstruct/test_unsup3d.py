@@ -181,7 +181,7 @@ def test_the_shipped_network_tells_faces_apart_and_none_by_much(portrait):
     mesh = scene.mesh_at_rest().vertices.view(size, size, 3)
     mean = method.net.start_depth()
     inside = trust(size).view(size, size) > 0.5
-    off = (mesh[..., 2] - mean)[inside] * scene.millimetres_per_unit
+    off = (mesh[..., 2] - mean)[inside] * method.units
     # More than rounding, less than another face would have: a network of which nothing is left gives the mean head.
     assert 0.3 < float(off.square().mean().sqrt()) < 8
     with torch.no_grad():

@@ -8,7 +8,7 @@ from ..benchmark import depthnets
 from ..benchmark.goals import Verdict
 from ..benchmark.tables import Table
 from ..errors import MissingError, UsageError
-from .bench_commands import BenchDepthnets, BenchSynface
+from .bench_commands import BenchDepthnets, BenchMorphable, BenchSynface
 from .report import Report
 
 LANDMARKS, VIDEOS = "aflw2000-3d-landmarks.npz", "ytf68-train.tar"
@@ -60,13 +60,23 @@ def bench_synface(command: BenchSynface) -> int:
     return _said("synface", command, report, outcome.tables, outcome.verdicts, "faces.png")
 
 
+def bench_morphable(command: BenchMorphable) -> int:
+    """0, or 1 where --check finds a goal missed."""
+    from ..benchmark import morphable
+
+    report = Report(command.talk)
+    options = morphable.Options(command.data, command.output, command.faces, command.noise)
+    outcome = morphable.run(options, report.say)
+    return _said("morphable", command, report, outcome.tables, outcome.verdicts)
+
+
 def _said(
     name: str,
-    command: BenchDepthnets | BenchSynface,
+    command: BenchDepthnets | BenchSynface | BenchMorphable,
     report: Report,
     tables: Sequence[Table],
     verdicts: Sequence[Verdict],
-    pictures: str,
+    pictures: str | None = None,
 ) -> int:
     """Print tables and verdicts; the exit code."""
     for table in tables:
@@ -75,7 +85,8 @@ def _said(
         report.say(verdict.line)
     missed = [verdict.name for verdict in verdicts if not verdict.met]
     report.data({"benchmark": name, "folder": str(command.output), "missed": missed})
-    report.say(f"{command.output / 'results.json'}, tables.md, tables.tex and {pictures}")
+    files = [str(command.output / "results.json"), "tables.md", "tables.tex", *([pictures] if pictures else [])]
+    report.say(f"{', '.join(files[:-1])} and {files[-1]}")
     if command.check:
         report.say(f"{len(verdicts) - len(missed)} of {len(verdicts)} goals met")
     return 1 if command.check and missed else 0

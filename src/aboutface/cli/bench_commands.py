@@ -88,12 +88,41 @@ class BenchSynface:
 
 
 @dataclass(frozen=True)
+class BenchMorphable:
+    """How far fitted faces lie from true ones, in millimetres: `aboutface bench morphable --data DIR`.
+
+    DIR is what `aboutface data synth faces` wrote; with --images-per-identity 10 also sets of photos are fitted.
+    Compares the mean head, depthnet's, and the face model fitted to landmarks, and to colours as well.
+
+    Writes results.json, tables.md and tables.tex.
+    """
+
+    data: Annotated[Path, arg(metavar="DIR", help_behavior_hint="")]
+    """Folder with the split test."""
+    check: bool = False
+    """Say of every goal whether it is met; exit code 1 if one is not."""
+    faces: int = 100
+    """Most people of the split that are fitted."""
+    noise: float = 1.5
+    """Standard deviation of the landmarks' errors, millimetres on the face."""
+    output: Annotated[Path, arg(metavar="DIR", aliases=["-o"])] = Path("runs/bench/morphable")
+    """Folder of the results."""
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .bench import bench_morphable
+
+        return bench_morphable(self)
+
+
+@dataclass(frozen=True)
 class Bench:
     """Repeat a published experiment and compare: `aboutface bench depthnets`, `aboutface bench synface --data DIR`."""
 
     name: (
         Annotated[BenchDepthnets, subcommand("depthnets", prefix_name=False)]
         | Annotated[BenchSynface, subcommand("synface", prefix_name=False)]
+        | Annotated[BenchMorphable, subcommand("morphable", prefix_name=False)]
     )
 
     def run(self) -> int:

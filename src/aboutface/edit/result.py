@@ -17,7 +17,7 @@ from ..export import save_mesh
 from ..face import Face
 from ..head import Head, window_intrinsics
 from ..images import Photo
-from ..reconstruct import RECONSTRUCTORS
+from ..reconstruct import RECONSTRUCTORS, weights_of
 from ..relight import Relightable, relightable
 from ..render import Render, render
 from ..scene import FRONTAL, Camera, Pose, Scene
@@ -301,7 +301,7 @@ DETECTOR_WEIGHTS = {"dlib": ("dlib-landmarks",), "mediapipe": ("mediapipe-face-l
 def about_model(method: str) -> dict[str, str]:
     """The same of a reconstructor, by name or by the user's own file."""
     if method in RECONSTRUCTORS:
-        return about_weights(RECONSTRUCTORS[method].weights)
+        return about_weights(weights_of(method))
     return {"name": Path(method).name, "sha256": digest(Path(method)), "licence": "the user's own weights"}
 
 

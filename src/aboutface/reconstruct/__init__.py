@@ -9,6 +9,7 @@ from ..images import Photo
 from ..scene import Scene
 from ..weights import load_file
 from .depthnet import DepthNetReconstructor
+from .morphable_photo import MorphableReconstructor, users_model
 from .unsup3d_object import ObjectReconstructor, ObjectShape
 from .unsup3d_photo import Unsup3dReconstructor
 
@@ -36,6 +37,7 @@ class Reconstructor(Protocol):
 RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
     "depthnet": DepthNetReconstructor,
     "unsup3d": Unsup3dReconstructor,
+    "morphable": MorphableReconstructor,
 }
 
 
@@ -56,6 +58,11 @@ def reconstructor(method: str) -> Reconstructor:
     return RECONSTRUCTORS[method]()
 
 
+def weights_of(method: str) -> str:
+    """Name of the record, in `aboutface models list`, of what a method on the menu works with."""
+    return users_model() if method == MorphableReconstructor.name else RECONSTRUCTORS[method].weights
+
+
 def object_reconstructor(method: str) -> ObjectReconstructor | None:
     """The door for pictures of other things than faces; None for methods of faces.
 
@@ -68,10 +75,12 @@ def object_reconstructor(method: str) -> ObjectReconstructor | None:
 __all__ = [
     "RECONSTRUCTORS",
     "DepthNetReconstructor",
+    "MorphableReconstructor",
     "ObjectReconstructor",
     "ObjectShape",
     "Reconstructor",
     "Unsup3dReconstructor",
     "object_reconstructor",
     "reconstructor",
+    "weights_of",
 ]
