@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from ..data import open_examples, split_by_identity
@@ -35,6 +35,9 @@ from .deep3d_losses import coefficient_loss
 MARGIN = 1.5
 """Side of the pictures that are kept, in sides of the network's crop: room to move the crop about."""
 JAW = slice(0, 17)
+HEAD_RATES = {"angle": 0.1, "trans": 0.1, "offsets": 0.02}
+"""Share of the rate for the heads whose unit moves landmarks far (a radian, a decimetre, a whole crop); a standard
+deviation of identity moves them by a pixel or two. Adam's steps are as long for all."""
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,9 @@ class Deep3DTraining:
     """Weight of the model's own landmarks, beside the annotated ones."""
     coefficients: float = 0.01
     """Weight of the squared coefficients."""
-    batch: int = 64
+    batch: int = 32
     """Images per step."""
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-3
     """Adam's step at the start; it falls to zero along a cosine."""
     weight_decay: float = 1e-4
     """Of AdamW."""
@@ -181,7 +184,16 @@ class Deep3DTask(Task):
 
     def phases(self) -> dict[str, Phase]:
         s = self.settings
-        optimiser = torch.optim.AdamW(self.net.parameters(), s.learning_rate, weight_decay=s.weight_decay)
+        slow = {id(p): share for name, share in HEAD_RATES.items() for p in _head(self.net, name)}
+        shares = sorted({1.0, *HEAD_RATES.values()})
+        groups = [
+            {
+                "params": [p for p in self.net.parameters() if slow.get(id(p), 1.0) == share],
+                "lr": share * s.learning_rate,
+            }
+            for share in shares
+        ]
+        optimiser = torch.optim.AdamW(groups, weight_decay=s.weight_decay)
         return {"all": Phase(optimiser, cosine(optimiser, s.fit.steps), clip=5.0)}
 
     def loss(self, phase: str, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
@@ -288,6 +300,20 @@ def grade(net: FaceRegressor, images: Tensor, points: Tensor) -> dict[str, float
         "nme": round(float(landmark_error(torch.cat([f.landmarks for f in found]), truth).mean()), 3),
         "model_nme": round(float(landmark_error(torch.cat([f.model_landmarks for f in found]), truth).mean()), 3),
     }
+
+
+def _head(net: FaceRegressor, name: str) -> list[nn.Parameter]:
+    """Parameters of the heads that say one member of `Coefficients`, or the offsets."""
+    if name == "offsets":
+        return list(net.offsets.parameters())
+    member = net.settings.layout.slices[name]
+    start, found = 0, []
+    for head in net.rnet.final_layers:
+        assert isinstance(head, nn.Conv2d)
+        if member.start <= start < member.stop:
+            found += head.parameters()
+        start += head.out_channels
+    return found
 
 
 def _start_from(net: FaceRegressor, file: Path) -> None:
