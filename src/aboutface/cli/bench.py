@@ -8,7 +8,7 @@ from ..benchmark import depthnets
 from ..benchmark.goals import Verdict
 from ..benchmark.tables import Table
 from ..errors import MissingError, UsageError
-from .bench_commands import BenchDepthnets, BenchMorphable, BenchSynface
+from .bench_commands import BenchDepthnets, BenchLandmarks, BenchMorphable, BenchSynface
 from .report import Report
 
 LANDMARKS, VIDEOS = "aflw2000-3d-landmarks.npz", "ytf68-train.tar"
@@ -70,9 +70,22 @@ def bench_morphable(command: BenchMorphable) -> int:
     return _said("morphable", command, report, outcome.tables, outcome.verdicts)
 
 
+def bench_landmarks(command: BenchLandmarks) -> int:
+    """0, or 1 where --check finds a goal missed."""
+    from ..benchmark import landmarks
+
+    if command.check and command.method is None:
+        raise UsageError("--check judges a network: give its weights, --method FILE")
+    if command.limit is not None and command.limit < 1:
+        raise UsageError(f"--limit {command.limit}: expected at least 1")
+    report = Report(command.talk)
+    outcome = landmarks.run(landmarks.Options(command.data, command.output, command.method, command.limit), report.say)
+    return _said("landmarks", command, report, outcome.tables, outcome.verdicts)
+
+
 def _said(
     name: str,
-    command: BenchDepthnets | BenchSynface | BenchMorphable,
+    command: BenchDepthnets | BenchSynface | BenchMorphable | BenchLandmarks,
     report: Report,
     tables: Sequence[Table],
     verdicts: Sequence[Verdict],

@@ -116,6 +116,33 @@ class BenchMorphable:
 
 
 @dataclass(frozen=True)
+class BenchLandmarks:
+    """How far found landmarks lie from annotated ones: `aboutface bench landmarks --data TAR`.
+
+    TAR is a folder or tar of face crops with landmarks and names (ytf68-train.tar). People that training keeps aside.
+
+    Writes results.json, tables.md and tables.tex.
+    """
+
+    data: Annotated[Path, arg(metavar="TAR|DIR", help_behavior_hint="")]
+    """Face crops with 68 landmarks and the names of the people."""
+    check: bool = False
+    """Say of every goal whether it is met; exit code 1 if one is not. For --method only."""
+    method: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Weights of the small Deep3D network, which join as a row."""
+    limit: int | None = None
+    """At most so many faces."""
+    output: Annotated[Path, arg(metavar="DIR", aliases=["-o"])] = Path("runs/bench/landmarks")
+    """Folder of the results."""
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .bench import bench_landmarks
+
+        return bench_landmarks(self)
+
+
+@dataclass(frozen=True)
 class Bench:
     """Repeat a published experiment and compare: `aboutface bench depthnets`, `aboutface bench synface --data DIR`."""
 
@@ -123,6 +150,7 @@ class Bench:
         Annotated[BenchDepthnets, subcommand("depthnets", prefix_name=False)]
         | Annotated[BenchSynface, subcommand("synface", prefix_name=False)]
         | Annotated[BenchMorphable, subcommand("morphable", prefix_name=False)]
+        | Annotated[BenchLandmarks, subcommand("landmarks", prefix_name=False)]
     )
 
     def run(self) -> int:

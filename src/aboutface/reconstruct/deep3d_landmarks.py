@@ -5,14 +5,22 @@ outline of the cheek for instance. So the network also says how far each landmar
 """
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..data.crop import cut
+from ..errors import UsageError
+from ..images import to_tensor
+from ..morphable import MeanHead
 from ..nn.mobile import MobileNet, MobileSettings
+from ..weights import load_file
 from .deep3d import Coefficients, Layout, RNet
 from .deep3d_draw import Basis, landmarks, posed
+from .deep3d_frame import ICT_FIVE, crop_from_photo, five_from_68, to_photo
 
 ICT_LAYOUT = Layout(identity=60, expression=57, albedo=0, sh_channels=3, expression_kind="weights")
 """What a network for the ICT model says by default; its albedo is learned from photos, where there is one."""
@@ -84,7 +92,48 @@ class FaceRegressor(nn.Module):
         )
 
     @classmethod
+    def from_file(cls, file: Path) -> "FaceRegressor":
+        """With weights that training wrote, ready to be asked. Raises UsageError for a file of another form."""
+        tensors, card = load_file(file)
+        try:
+            sizes = card["settings"]["network"]
+            trunk: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value for name, value in sizes["trunk"].items()
+            }
+            net = cls(RegressorSettings(MobileSettings(**trunk), Layout(**sizes["layout"])))
+            net.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise UsageError(f"{file}: these are no weights of deep3d of this version ({reason})") from None
+        return net.eval()
+
+    @classmethod
     def tiny(cls) -> "FaceRegressor":
         """Random weights, pictures of 32 pixels: for tests."""
         trunk = MobileSettings(32, 4, (4, 6, 8), (1, 2, 1), (2, 2, 2), 12)
         return cls(RegressorSettings(trunk, Layout(4, 3, 0, expression_kind="weights")))
+
+
+@torch.no_grad()
+def find_landmarks(
+    net: FaceRegressor, pixels: np.ndarray, box: tuple[float, float, float, float], passes: int = 2
+) -> Tensor:
+    """Landmarks (68, 2) of the face in a box (left, top, right, bottom) about them; photo pixels (H, W, 3) uint8.
+
+    The first crop is cut for a face that looks ahead and fills the box, each further one by what the one before found.
+    """
+    points = in_box(box)
+    size = net.settings.trunk.size
+    for _ in range(passes):
+        matrix = crop_from_photo(five_from_68(points.double()), ICT_FIVE, size)
+        crop = to_tensor(cut(pixels, torch.linalg.inv(matrix).numpy(), size))
+        points = to_photo(net(crop).landmarks[0].double(), matrix)
+    return points.float()
+
+
+def in_box(box: tuple[float, float, float, float]) -> Tensor:
+    """The mean face's landmarks (68, 2), seen from the front, filling a box."""
+    flat = MeanHead.load().landmarks[:, :2]
+    low, high = flat.amin(0), flat.amax(0)
+    corner, end = torch.tensor(box[:2]), torch.tensor(box[2:])
+    return (flat - low) / (high - low) * (end - corner) + corner
