@@ -4,9 +4,7 @@ Table 1 takes pairs of one identity of `ytf68-train.tar`, 80 % of the people to 
 front and 75 right faces of a 3D landmark file, all 50,400 ordered pairs of them, and train on the rest.
 """
 
-import json
 import math
-import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +13,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..files import atomic_path
 from ..metrics import centred, gauge_score, similarity_score
 from . import learned, tables
 from .goals import Verdict, check, goals, training_time
@@ -37,6 +34,7 @@ from .protocol import (
     split_by_identity,
     split_by_pose,
 )
+from .results import commit, write_results
 from .statistics import Bootstrap, Number, Statistic, interval, weighted_depth_corr, weighted_mean
 
 
@@ -279,30 +277,4 @@ def _write(outcome: Outcome, options: Options) -> None:
             for table, scores in outcome.results.items()
         },
     }
-    lines = "\n".join(f"- {verdict.line}" for verdict in outcome.verdicts)
-    texts = {
-        "results.json": json.dumps(plain(record), indent=1, allow_nan=False) + "\n",
-        "tables.md": "\n".join(table.markdown() for table in outcome.tables) + f"\n### Goals\n\n{lines}\n",
-        "tables.tex": "\n".join(table.latex() for table in outcome.tables),
-    }
-    for name, text in texts.items():
-        with atomic_path(options.output / name) as part:
-            part.write_text(text, "utf-8")
-
-
-def plain(value: object) -> object:
-    """JSON knows no NaN: null says that there is no number."""
-    if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def commit() -> str | None:
-    """The commit of the source that runs, with + where it was changed since; None outside a checkout."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
+    write_results(options.output, record, outcome.tables, outcome.verdicts)

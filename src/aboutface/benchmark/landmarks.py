@@ -5,7 +5,6 @@ of the true landmarks, so that detectors are not compared. The error is that of 
 mean distance in percent of the square root of that box's area.
 """
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,12 +17,11 @@ from torch import Tensor
 from ..data import open_examples, split_by_identity
 from ..detect.dlib_backend import DlibDetector
 from ..errors import AboutfaceError, UsageError
-from ..files import atomic_path
 from ..metrics.keypoints import landmark_error
 from ..reconstruct.deep3d_landmarks import FaceRegressor, find_landmarks, in_box
 from ..reconstruct.face_frame import FaceFrame
-from .depthnets import commit, plain
 from .goals import Goal, Verdict, check
+from .results import commit, write_results
 from .statistics import Number
 from .tables import Scores, Table
 
@@ -166,12 +164,4 @@ def _write(report: Report, options: Options, scores: Scores, count: int) -> None
         "goals": [asdict(verdict) for verdict in report.verdicts],
         "results": {name: {key: asdict(number) for key, number in row.items()} for name, row in scores.items()},
     }
-    lines = "\n".join(f"- {verdict.line}" for verdict in report.verdicts)
-    texts = {
-        "results.json": json.dumps(plain(record), indent=1, allow_nan=False) + "\n",
-        "tables.md": "\n".join(table.markdown() for table in report.tables) + f"\n### Goals\n\n{lines}\n",
-        "tables.tex": "\n".join(table.latex() for table in report.tables),
-    }
-    for name, text in texts.items():
-        with atomic_path(options.output / name) as part:
-            part.write_text(text, "utf-8")
+    write_results(options.output, record, report.tables, report.verdicts)

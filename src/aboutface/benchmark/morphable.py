@@ -6,7 +6,6 @@ the similarity that brings seven landmarks together and then the surface to the 
 tells its coefficients, not how well the model knows people.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -20,7 +19,6 @@ from torch import Tensor
 from ..data.synthetic import SyntheticExample, SyntheticFaces
 from ..errors import UsageError
 from ..face import Face
-from ..files import atomic_path
 from ..geometry import apply, pixel_centres, similarity, unproject
 from ..head import complete_head
 from ..images import read_photo
@@ -29,8 +27,8 @@ from ..reconstruct import DepthNetReconstructor, MorphableReconstructor
 from ..reconstruct.morphable_fit import LandmarkSettings
 from ..reconstruct.morphable_photo import crop_intrinsics
 from ..reconstruct.morphable_refine import RefineSettings, refine
-from .depthnets import commit, plain
 from .goals import Goal, Verdict, check
+from .results import commit, write_results
 from .statistics import Number
 from .tables import Scores, Table
 
@@ -320,12 +318,4 @@ def _write(report: Report, options: Options, scores: Scores, people: int) -> Non
         "goals": [asdict(verdict) for verdict in report.verdicts],
         "results": {name: {key: asdict(number) for key, number in row.items()} for name, row in scores.items()},
     }
-    lines = "\n".join(f"- {verdict.line}" for verdict in report.verdicts)
-    texts = {
-        "results.json": json.dumps(plain(record), indent=1, allow_nan=False) + "\n",
-        "tables.md": "\n".join(table.markdown() for table in report.tables) + f"\n### Goals\n\n{lines}\n",
-        "tables.tex": "\n".join(table.latex() for table in report.tables),
-    }
-    for name, text in texts.items():
-        with atomic_path(options.output / name) as part:
-            part.write_text(text, "utf-8")
+    write_results(options.output, record, report.tables, report.verdicts)

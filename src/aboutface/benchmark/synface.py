@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..files import atomic_path
 from ..fit import find_device
 from ..recipes.unsup3d import VARIANTS, variants
 from . import synface_tables
-from .depthnets import commit, plain
 from .goals import Verdict, check
+from .results import commit, write_results
 from .statistics import Bootstrap, Number, interval, weighted_mean
 from .synface_faces import Faces, Prediction, read_faces, score
 from .synface_goals import GOALS, goals
@@ -219,22 +218,11 @@ def _write(report: Report, options: Options, train: Faces, test: Faces) -> None:
         "goals": [asdict(verdict) for verdict in report.verdicts],
         "results": {name: asdict(result) for name, result in report.results.items()},
     }
-    lines = "\n".join(f"- {verdict.line}" for verdict in report.verdicts)
     about = (
         f"{len(train)} images to train, {len(test)} to test, {test.size} pixels; {record['machine']}; "
         f"commit {record['commit']}.\n"
     )
-    texts = {
-        "results.json": json.dumps(plain(record), indent=1, allow_nan=False) + "\n",
-        "tables.md": about
-        + "\n"
-        + "\n".join(table.markdown() for table in report.tables)
-        + f"\n### Goals\n\n{lines}\n",
-        "tables.tex": "\n".join(table.latex() for table in report.tables),
-    }
-    for name, text in texts.items():
-        with atomic_path(options.output / name) as part:
-            part.write_text(text, "utf-8")
+    write_results(options.output, record, report.tables, report.verdicts, about + "\n")
 
 
 def machine(device: str) -> str:

@@ -4,10 +4,10 @@ from .bfm import load_bfm09, load_bfm17, load_bfm19
 from .flame import load_flame
 from .ict import ICT_FILE, ICT_LICENCE, ICT_SOURCE, IctModel, convert_ict, from_ict, ict_path
 from .ict_download import download_ict
-from .library import LOADERS, add_model, download_model, load_ict
 from .mean_head import POSE_WEIGHTS, MeanHead, bend, outline_trust
 from .model import Articulation, MorphableModel
 from .storage import counts
+from .user_models import LOADERS, add_model, download_model, load_ict
 
 __all__ = [
     "ICT_FILE",
