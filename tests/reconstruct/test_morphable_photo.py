@@ -198,5 +198,5 @@ def test_of_the_real_model_the_front_is_shown(data):
     made = MorphableReconstructor(model)
     assert len(made.front.mean) == 6706 < len(made.model.mean) < len(model.mean)
     assert made.model.masks["eyes"].sum() == model.masks["eyes"].sum()
-    assert float(made.trust[made.model.masks["eyes"]].max()) == 0.0
-    assert float(made.trust[made.model.landmarks68[30]]) == 1.0  # pyright: ignore
+    assert float(made.scene.trust[made.model.masks["eyes"]].max()) == 0.0
+    assert float(made.scene.trust[made.model.landmarks68[30]]) == 1.0  # pyright: ignore

@@ -70,11 +70,11 @@ class LandmarkSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Fit:
+class Placement:
     """One person in N photos: a face in the model's millimetres, and where each camera sees it."""
 
     identity: Tensor
-    """(I,) float64."""
+    """(I,)."""
     expression: Tensor
     """(N, E): standard deviations, or weights in 0...1."""
     rotation: Tensor
@@ -87,18 +87,29 @@ class Fit:
     """(N, 68, 3) millimetres, camera space: the model's landmarks; those matched to the outline lie there; NaN where
     the model does not know one."""
     trust: Tensor
-    """(N, 68) 0 to 1: how far each landmark was believed; 0 for those that count as outliers or are not known."""
-    loss: float
-    """Half the sum of squared, robust errors in standard deviations, and of the prior's squares."""
-    covariance_root: Tensor
-    """(P, P): times independent unit normal numbers it gives the uncertainty that landmarks and prior leave in
-    (identity, then for each photo turn, shift, expression), by the curvature at the solution."""
+    """(N, 68) 0 to 1: how far each landmark is believed; 0 for outliers and those that are not known."""
 
     def vertices(self, model: MorphableModel) -> Tensor:
         """(N, V, 3) of the model that was fitted or a part of it, millimetres, camera space, float32."""
         count = len(self.expression)
         rest = model.vertices(self.identity.float().expand(count, -1), self.expression.float())
         return rest @ self.rotation.float().mT + self.translation.float()[:, None]
+
+    def of(self, photo: int) -> "Placement":
+        """One of the photos, alone."""
+        each = (self.expression, self.rotation, self.translation, self.K, self.points, self.trust)
+        return Placement(self.identity, *(values[photo : photo + 1] for values in each))
+
+
+@dataclass(frozen=True, eq=False)
+class Fit(Placement):
+    """What landmarks say, in float64, and how sure that is."""
+
+    loss: float
+    """Half the sum of squared, robust errors in standard deviations, and of the prior's squares."""
+    covariance_root: Tensor
+    """(P, P): times independent unit normal numbers it gives the uncertainty that landmarks and prior leave in
+    (identity, then for each photo turn, shift, expression), by the curvature at the solution."""
 
 
 class LandmarkFitter:

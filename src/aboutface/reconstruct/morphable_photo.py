@@ -1,41 +1,25 @@
 """A morphable model on a photo, without a network: fitted to the landmarks, then to the colours."""
 
-import math
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.crop import cut
 from ..errors import MissingError
 from ..face import Face
-from ..filters import guided_upsample, smoothstep
-from ..geometry import clip, clip_from_camera, project, unproject, vertex_normals
-from ..images import Photo, to_tensor
-from ..morphable import POSE_WEIGHTS, MeanHead, MorphableModel
-from ..render import interpolate, rasterize, sh_basis
-from ..scene import Camera, Mesh, Pose, Scene, SphericalHarmonics
+from ..images import Photo
+from ..morphable import MorphableModel
+from ..scene import Scene
 from .deep3d_frame import ICT_FIVE, camera, crop_from_photo, five_from_68
-from .morphable_fit import Fit, LandmarkFitter, LandmarkSettings, known_landmarks
+from .morphable_fit import LandmarkFitter, LandmarkSettings
 from .morphable_refine import RefineSettings, refine
+from .morphable_scene import SceneBuilder
 
 MODELS = ("ict", "bfm09", "bfm17", "bfm19", "flame")
 """In the order in which they are taken where none is chosen."""
 SHOWN = ("front", "eyes", "eye_socket_left", "eye_socket_right", "mouth_socket")
 """Parts that a photo shows, of a model that has the first of them; of others, everything."""
-LARGEST = 2048
-"""Largest side, in pixels, of the texture."""
-SHADING_SIZE = 256
-"""Side of the picture of the light that is divided out of the texture."""
-DARKEST = 0.15
-"""Least light by which colours are divided: deeper shadows stay in the texture."""
-TRUSTED = (0.85, 1.0)
-"""Where trust begins to end and where it ends, in radii of an ellipse over the face."""
-
-BELIEVED = (0.05, 0.3)
-"""Of a fit's trust in a landmark: below the first it is an outlier, above the second it is not."""
 
 
 class MorphableReconstructor:
@@ -55,14 +39,13 @@ class MorphableReconstructor:
     ) -> None:
         """model: "ict" if missing, else the first one of MODELS that the user has. Raises MissingError for none."""
         whole = _users_model() if model is None else model
-        self.model = _shown(whole)
+        self.model = shown(whole)
         self.fitter = LandmarkFitter(self.model)
         # Colours are compared where the surface is one: between lids and lips much else is seen.
         self.front = self.model.part("front") if "front" in self.model.masks else self.model
         self.settings = landmarks or LandmarkSettings()
         self.colours = colours or RefineSettings()
-        self.mean_head = MeanHead.load()
-        self.trust = _trust(self.model)
+        self.scene = SceneBuilder(self.model)
 
     @classmethod
     def from_file(cls, file: Path) -> "MorphableReconstructor":
@@ -74,94 +57,15 @@ class MorphableReconstructor:
         lens = crop_intrinsics(pixels)
         fit = self.fitter(pixels, lens, self.settings)
         refined = refine(self.front, fit, [photo.pixels], pixels[None], self.colours)
-        return self._scene(photo, pixels, refined.fit, refined.light[0])
-
-    @torch.no_grad()
-    def _scene(self, photo: Photo, pixels: Tensor, fit: Fit, light: Tensor) -> Scene:
-        points = self._points(pixels, fit)
-        # The face's centre comes to z = 1.
-        unit = float(points[:, 2].mean())
-        points, rotation, K = (points / unit).float(), fit.rotation[0].float(), fit.K[0].float()
-        vertices = fit.vertices(self.model)[0] / unit
-        lens = Camera(K, photo.height, photo.width)
-        albedo, uv = self._texture(photo, vertices, light, K)
-        return Scene(
-            surface=Mesh(vertices, self.model.faces, uv),
-            albedo=albedo,
-            camera=lens,
-            light=SphericalHarmonics(light),
-            pose=Pose.of(rotation),
-            pivot=self._pivot(points, rotation, unit),
-            millimetres_per_unit=unit,
-            landmarks=points,
-            trust=self.trust,
-        )
-
-    def _points(self, pixels: Tensor, fit: Fit) -> Tensor:
-        """Landmarks (68, 3), millimetres: as deep as the model's, on the rays of those that were found.
-
-        Those that count as outliers stay the model's; those that it does not know are as deep as the mean head's.
-        """
-        known = fit.points[0].isfinite().all(1)
-        own = fit.points[0]
-        if not bool(known.all()):
-            head = self.mean_head.landmarks.double() @ fit.rotation[0].mT
-            own = torch.where(known[:, None], own, head + (own[known] - head[known]).mean(0))
-        depth = own[:, 2]
-        rays = unproject(pixels, depth, fit.K[0])
-        trust = smoothstep(torch.where(known, fit.trust[0], 1.0), *BELIEVED)
-        return torch.lerp(own, rays, trust[:, None])
-
-    def _pivot(self, points: Tensor, rotation: Tensor, unit: float) -> tuple[float, float, float]:
-        """The mean head's origin, between the ears, where its landmarks best meet these (68, 3)."""
-        head = self.mean_head.landmarks @ rotation.mT / unit
-        x, y, z = (((points - head) * POSE_WEIGHTS[:, None]).sum(0) / POSE_WEIGHTS.sum()).tolist()
-        return x, y, z
-
-    def _texture(self, photo: Photo, vertices: Tensor, light: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
-        """The photo about the face less its light (3, S, S), and where in it the vertices are (V, 2)."""
-        seen = project(vertices, K)
-        low, high = seen.amin(0), seen.amax(0)
-        side = float((high - low).max()) * 1.02
-        left, top = ((low + high) / 2 - side / 2).tolist()
-        size = max(16, min(LARGEST, math.ceil(side)))
-        photo_from_texture = np.array([[side / size, 0, left], [0, side / size, top], [0, 0, 1.0]])
-        colours = to_tensor(cut(photo.pixels, photo_from_texture, size))[0]
-        small = min(size, SHADING_SIZE)
-        to_small = torch.tensor([[small / side, 0, -left * small / side], [0, small / side, -top * small / side]])
-        shading = self._shading(vertices, light, torch.cat([to_small @ K, K[2:]]), small)
-        albedo = colours / guided_upsample(shading, colours).clamp_min(DARKEST)
-        return albedo.clamp(0, 1), (seen - torch.tensor([left, top])) / side
-
-    def _shading(self, vertices: Tensor, light: Tensor, K: Tensor, size: int) -> Tensor:
-        """(3, size, size) light that arrives at what is seen; its mean beside the face."""
-        arriving = sh_basis(vertex_normals(vertices, self.model.faces)) @ light
-        corners = clip(vertices[None], clip_from_camera(K, (size, size), 0.3, 3.0))
-        fragments = rasterize(corners, self.model.faces, (size, size))
-        drawn = interpolate(arriving, fragments, self.model.faces)[0].movedim(-1, 0)
-        covered = fragments.triangle_id[0] >= 0
-        mean = drawn[:, covered].mean(1) if bool(covered.any()) else torch.ones(3)
-        return torch.where(covered, drawn, mean[:, None, None])
+        return self.scene(photo, pixels, refined.fit, refined.light[0])
 
 
-def _shown(model: MorphableModel) -> MorphableModel:
+def shown(model: MorphableModel) -> MorphableModel:
     """The parts that a photo shows."""
     if SHOWN[0] not in model.masks:
         return model
     masks = [model.masks[name] for name in SHOWN if name in model.masks]
     return model.cropped(torch.stack(masks).any(0))
-
-
-def _trust(model: MorphableModel) -> Tensor:
-    """(V,) 1 on the face from brows to chin, 0 towards the rim, and on what lies within the head."""
-    _, corners, shares = known_landmarks(model)
-    marks = (model.mean[corners] * shares.to(model.mean)[..., None]).sum(1)
-    low, high = marks[:, :2].amin(0), marks[:, :2].amax(0)
-    radii = (high - low) * torch.tensor([0.5, 0.6])
-    away = ((model.mean[:, :2] - (low + high) / 2) / radii).norm(dim=1)
-    trust = 1 - smoothstep(away, *TRUSTED)
-    inside = model.masks.get("front", torch.ones(len(model.mean), dtype=torch.bool))
-    return trust * inside
 
 
 def crop_intrinsics(pixels: Tensor) -> Tensor:
