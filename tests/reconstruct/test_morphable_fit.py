@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ellipsoid_face import DISTANCE, SIZE, K, posed, seen, toy
 
 from aboutface.errors import UsageError
 from aboutface.face import MIRROR_68
 from aboutface.geometry import angles_from_rotation, project, rotation_from_angles
 from aboutface.morphable import ICT_FILE, MorphableModel
 from aboutface.reconstruct.morphable_fit import LandmarkFitter, LandmarkSettings, _Problem, turned_by
+from ellipsoid_face import DISTANCE, SIZE, K, posed, seen, toy
 
 EXACT = LandmarkSettings(noise=0.02, outline=False)
 IDENTITY = torch.tensor([[0.8, -1.1, 0.6, 1.2, -0.5, -0.9, 0.7, 1.0]])

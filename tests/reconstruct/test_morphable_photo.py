@@ -5,7 +5,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from ellipsoid_face import DISTANCE, SIZE, K, posed, seen, toy
 from torch.nn import functional
 
 from aboutface.errors import MissingError, UsageError
@@ -19,6 +18,7 @@ from aboutface.reconstruct.morphable_fit import LandmarkFitter, LandmarkSettings
 from aboutface.reconstruct.morphable_photo import MorphableReconstructor
 from aboutface.reconstruct.morphable_refine import Albedo, RefineSettings, refine
 from aboutface.render import interpolate, rasterize, sh_basis
+from ellipsoid_face import DISTANCE, SIZE, K, posed, seen, toy
 
 IDENTITY = torch.tensor([[0.8, -1.1, 1.6, 1.2, -0.5, -0.9, 0.7, 1.0]])
 LIGHT = torch.tensor([3.0, -0.25, -0.5, 0.45, 0.0, 0.0, 0.0, 0.05, 0.0])

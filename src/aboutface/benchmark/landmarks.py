@@ -18,7 +18,9 @@ from ..data import open_examples, split_by_identity
 from ..detect.dlib_backend import DlibDetector
 from ..errors import AboutfaceError, UsageError
 from ..metrics.keypoints import landmark_error
-from ..reconstruct.deep3d_landmarks import FaceRegressor, find_landmarks, in_box
+from ..nn.mobile import fused
+from ..reconstruct.deep3d_finder import find_landmarks, in_box
+from ..reconstruct.deep3d_landmarks import FaceRegressor
 from ..reconstruct.face_frame import FaceFrame
 from .goals import Goal, Verdict, check
 from .results import commit, write_results
@@ -67,8 +69,11 @@ def run(options: Options, log: Callable[[str], None] = print) -> Report:
         ),
     }
     if options.method is not None:
-        net = FaceRegressor.from_file(options.method)
-        finders["network"] = ("small network, two passes", lambda pixels, box: find_landmarks(net, pixels, box))
+        net = fused(FaceRegressor.from_file(options.method))
+        finders["network"] = (
+            "small network, two passes",
+            lambda pixels, box: find_landmarks(net, pixels, in_box(box)).points.float(),
+        )
     yaw, errors = measured(options, {name: finder for name, (_, finder) in finders.items()}, log)
     scores: Scores = {name: binned(values, yaw) for name, values in errors.items()}
     goals = [Goal(TABLE, f"network, |yaw| {name}", _value(name), BOUNDS[name]) for name in BINS if "network" in finders]

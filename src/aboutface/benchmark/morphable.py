@@ -16,14 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..data.crop import cut
 from ..data.synthetic import SyntheticExample, SyntheticFaces
 from ..errors import UsageError
 from ..face import Face
 from ..geometry import apply, pixel_centres, similarity, unproject
 from ..head import complete_head
-from ..images import read_photo
+from ..images import read_photo, to_tensor
 from ..morphable import MeanHead, MorphableModel
 from ..reconstruct import DepthNetReconstructor, MorphableReconstructor
+from ..reconstruct.deep3d_frame import ICT_FIVE, crop_from_photo, five_from_68
+from ..reconstruct.deep3d_landmarks import FaceRegressor, SetConfidence, look_at_person
 from ..reconstruct.morphable_fit import LandmarkSettings
 from ..reconstruct.morphable_photo import crop_intrinsics
 from ..reconstruct.morphable_refine import RefineSettings, refine
@@ -48,6 +51,8 @@ TITLES = {
     "depthnet": "depthnet's head",
     "landmarks": "fit to landmarks",
     "synthesis": "fit to landmarks, then colours",
+    "network": "deep3d's network",
+    "confidence": "deep3d's network, sets by confidence",
 }
 
 
@@ -67,6 +72,14 @@ class Options:
     """The user's if missing."""
     colours: RefineSettings = field(default_factory=RefineSettings)
     """Of the fit to colours."""
+    method: Path | None = None
+    """Weights of the small Deep3D network, which joins."""
+    sets: Path | None = None
+    """Weights of its confidences in photos of a set."""
+
+    def __post_init__(self) -> None:
+        if self.sets is not None and self.method is None:
+            raise UsageError(f"--sets {self.sets}: belongs to a network; give it as --method FILE.safetensors")
 
 
 @dataclass(frozen=True)
@@ -194,9 +207,13 @@ class _Seen:
 class _Methods:
     """Everything that is compared, loaded once."""
 
-    def __init__(self, model: MorphableModel | None, colours: RefineSettings) -> None:
+    def __init__(self, options: Options) -> None:
         # The landmarks of synthetic faces are places on the jaw, not points of its outline.
-        self.morphable = MorphableReconstructor(model, LandmarkSettings(outline=False), colours)
+        self.morphable = MorphableReconstructor(options.model, LandmarkSettings(outline=False), options.colours)
+        self.net = None if options.method is None else FaceRegressor.from_file(options.method)
+        self.confidence = None
+        if self.net is not None and options.sets is not None:
+            self.confidence = SetConfidence.from_file(options.sets, self.net)
         self.depthnet = DepthNetReconstructor()
         self.mean = MeanHead.load()
 
@@ -224,6 +241,26 @@ class _Methods:
             for name, one in (("landmarks", fit), ("synthesis", after))
         }
 
+    def regressed(self, photos: Sequence[_Seen]) -> dict[str, dict[str, float]]:
+        """The same of what the network says, where there is one: the mean of its identities, and by confidence."""
+        if self.net is None:
+            return {}
+        model, size = self.morphable.front, self.net.settings.trunk.size
+        crops = torch.cat([_crop(seen, size) for seen in photos])
+        found = {}
+        for name, confidence in (("network", None), ("confidence", self.confidence)):
+            if name == "network" or confidence is not None:
+                person = look_at_person(self.net, crops, confidence)
+                vertices = model.vertices(person.identity[None], person.each.exp[:1])[0]
+                found[name] = photos[0].errors(vertices, model.faces, model.landmarks(vertices))
+        return found
+
+
+def _crop(seen: _Seen, size: int) -> Tensor:
+    """(1, 3, size, size) as the network wants it, cut by the landmarks."""
+    matrix = crop_from_photo(five_from_68(torch.from_numpy(seen.landmarks)), ICT_FIVE, size)
+    return to_tensor(cut(seen.example.image, torch.linalg.inv(matrix).numpy(), size))
+
 
 def run(options: Options, log: Callable[[str], None] = print) -> Report:
     """Score, and write results.json and tables.md into `options.output`. Raises UsageError, MissingError."""
@@ -231,7 +268,7 @@ def run(options: Options, log: Callable[[str], None] = print) -> Report:
         raise UsageError(f"--faces {options.faces} --noise {options.noise:g}: expected at least 1, and 0 or more")
     if not (options.data / "test").is_dir():
         raise UsageError(f"--data {options.data}: no folder test in it; aboutface data synth faces --out DIR makes one")
-    faces, methods = SyntheticFaces.open(options.data / "test"), _Methods(options.model, options.colours)
+    faces, methods = SyntheticFaces.open(options.data / "test"), _Methods(options)
     people: dict[str, list[_Seen]] = {}
     for index in range(len(faces)):
         example = faces[index]
@@ -245,15 +282,18 @@ def run(options: Options, log: Callable[[str], None] = print) -> Report:
         for name, errors in methods.without_model(photos[0]).items():
             single.setdefault(name, []).append(errors)
         for count in (count for count in SETS if count <= len(photos)):
-            for name, errors in methods.fitted(photos[:count]).items():
-                if count == 1:
+            for name, errors in (methods.fitted(photos[:count]) | methods.regressed(photos[:count])).items():
+                # One photo has nothing to be weighed against.
+                if count == 1 and name != "confidence":
                     single.setdefault(name, []).append(errors)
                 sets.setdefault(f"{name}, {count}", []).append(errors)
         if (number + 1) % 10 == 0:
             log(f"{number + 1} of {len(people)} people")
     scores = {name: _numbers(errors) for name, errors in (single | sets).items()}
     most = max(map(len, people.values()))
-    report = Report(_tables(scores, list(single), options, len(people), most), check(_goals(most), {TABLE: scores}))
+    report = Report(
+        _tables(scores, list(single), options, len(people), most), check(_goals(most, list(single)), {TABLE: scores})
+    )
     _write(report, options, scores, len(people))
     return report
 
@@ -270,7 +310,7 @@ def _numbers(errors: list[dict[str, float]]) -> dict[str, Number]:
     return found
 
 
-def _goals(most: int) -> list[Goal]:
+def _goals(most: int, methods: list[str]) -> list[Goal]:
     """What must be better than what."""
 
     def ratio(name: str, other: str, bound: float) -> Goal:
@@ -282,6 +322,9 @@ def _goals(most: int) -> list[Goal]:
     chosen = [ratio("landmarks", "mean head", 0.8), ratio("synthesis", "landmarks", 1.0)]
     sizes = [count for count in SETS if count <= most]
     chosen += [ratio(f"landmarks, {after}", f"landmarks, {before}", 1.0) for before, after in pairwise(sizes)]
+    if "network" in methods:
+        chosen += [ratio("network", "mean head", 1.0)]
+        chosen += [ratio(f"network, {after}", f"network, {before}", 1.0) for before, after in pairwise(sizes)]
     return chosen
 
 
@@ -301,7 +344,7 @@ def _tables(scores: Scores, single: list[str], options: Options, people: int, mo
     if most > 1:
         rows = [
             [f"{TITLES[name]}; {count} photo{'s' * (count > 1)}", *cells(scores[f"{name}, {count}"])]
-            for name in ("landmarks", "synthesis")
+            for name in ("landmarks", "synthesis", "network", "confidence")
             for count in SETS
             if f"{name}, {count}" in scores
         ]
@@ -313,7 +356,12 @@ def _write(report: Report, options: Options, scores: Scores, people: int) -> Non
     record: dict[str, Any] = {
         "benchmark": "morphable",
         "commit": commit(),
-        "config": {"data": str(options.data), "faces": options.faces, "noise": options.noise},
+        "config": {
+            "data": str(options.data),
+            "faces": options.faces,
+            "noise": options.noise,
+            "method": None if options.method is None else str(options.method),
+        },
         "people": people,
         "goals": [asdict(verdict) for verdict in report.verdicts],
         "results": {name: {key: asdict(number) for key, number in row.items()} for name, row in scores.items()},

@@ -65,7 +65,9 @@ def bench_morphable(command: BenchMorphable) -> int:
     from ..benchmark import morphable
 
     report = Report(command.talk)
-    options = morphable.Options(command.data, command.output, command.faces, command.noise)
+    options = morphable.Options(
+        command.data, command.output, command.faces, command.noise, method=command.method, sets=command.sets
+    )
     outcome = morphable.run(options, report.say)
     return _said("morphable", command, report, outcome.tables, outcome.verdicts)
 

@@ -92,7 +92,8 @@ class BenchMorphable:
     """How far fitted faces lie from true ones, in millimetres: `aboutface bench morphable --data DIR`.
 
     DIR is what `aboutface data synth faces` wrote; with --images-per-identity 10 also sets of photos are fitted.
-    Compares the mean head, depthnet's, and the face model fitted to landmarks, and to colours as well.
+    Compares the mean head, depthnet's, the face model fitted to landmarks, and to colours as well, and with --method
+    what the Deep3D network says of it.
 
     Writes results.json, tables.md and tables.tex.
     """
@@ -105,6 +106,10 @@ class BenchMorphable:
     """Most people of the split that are fitted."""
     noise: float = 1.5
     """Standard deviation of the landmarks' errors, millimetres on the face."""
+    method: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Weights of the small Deep3D network, which join as a row."""
+    sets: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Weights of its confidences in the photos of a set, from `aboutface train deep3d-sets`."""
     output: Annotated[Path, arg(metavar="DIR", aliases=["-o"])] = Path("runs/bench/morphable")
     """Folder of the results."""
     talk: Talk = field(default_factory=Talk)

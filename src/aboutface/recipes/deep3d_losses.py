@@ -19,6 +19,7 @@ EPSILON = 1e-6
 LANDMARK_WEIGHTS = torch.ones(68)
 """(68,): 20 for the bridge and tip of the nose (28 to 30) and the inner lips (60 to 67), 1 elsewhere."""
 LANDMARK_WEIGHTS[[28, 29, 30, *range(60, 68)]] = 20.0
+JAW = slice(0, 17)
 EXPRESSION_SPREAD = 0.25
 """What counts as one standard deviation of an expression whose weights lie in 0...1."""
 
@@ -86,6 +87,18 @@ def photometric_loss(
 def landmark_loss(found: Tensor, truth: Tensor, weights: Tensor = LANDMARK_WEIGHTS) -> Tensor:
     """Mean over all points of the weighted squared distance of (B, 68, 2); not divided by the sum of the weights."""
     return (weights.to(found) * (found - truth).square().sum(-1)).mean()
+
+
+def distance(found: Tensor, truth: Tensor, outline: bool = False) -> Tensor:
+    """Mean distance of points (B, 68, 2). With `outline` a jaw point counts only across the jaw line: on the surface it
+    is a fixed place, and annotators follow the outline."""
+    off = found - truth
+    if outline:
+        along = functional.normalize(truth[:, 2:17] - truth[:, :15], dim=-1)
+        along = torch.cat([along[:, :1], along, along[:, -1:]], 1)
+        jaw = off[:, JAW]
+        off = torch.cat([jaw - 0.8 * (jaw * along).sum(-1, keepdim=True) * along, off[:, 17:]], 1)
+    return (off.square().sum(-1) + 1e-6).sqrt().mean()
 
 
 def perceptual_loss(drawn: Tensor, photo: Tensor) -> Tensor:

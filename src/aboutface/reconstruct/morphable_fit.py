@@ -27,6 +27,11 @@ OUTLINE_FROM = 8.0
 """Degrees of yaw from which the jaw of the side turned away is matched to the outline."""
 AVERTED = 0.25
 """Sine of the angle beyond a profile, 15 degrees, from which a face looks away for certain."""
+SWAPPED = (
+    "landmarks: left and right are swapped in photo {} of {}; expected the iBUG order, where point 36 is the corner "
+    "of the eye on the image's left (geometry.MIRROR_68 exchanges them)"
+)
+"""What is said of such landmarks, of one photo of so many."""
 FEWEST = 6
 """Landmarks that a fit needs."""
 CENTRE = 33
@@ -183,17 +188,9 @@ class LandmarkFitter:
         for i in range(len(pixels)):
             if not float(scale[i]) > 1e-9:
                 raise UsageError("landmarks: they lie in one place; give those of a face")
-            # Points whose left and right are exchanged look like a face from behind; a profile may be a little beyond.
-            if float(rotation[i, 2, 2]) < -AVERTED:
-                mirror = torch.from_numpy(MIRROR_68)[self.numbers]
-                swapped = pixels[i, mirror]
-                turned, *_ = orthographic_pose(mean, swapped, trust[i])
-                if float(turned[2, 2]) > 0:
-                    raise UsageError(
-                        f"landmarks: left and right are swapped in photo {i + 1} of {len(pixels)}; expected the iBUG "
-                        "order, where point 36 is the corner of the eye on the image's left (geometry.MIRROR_68 "
-                        "exchanges them)"
-                    )
+            mirrored = pixels[i, torch.from_numpy(MIRROR_68)[self.numbers]]
+            if are_swapped(rotation[i], mean, mirrored, trust[i]):
+                raise UsageError(SWAPPED.format(i + 1, len(pixels)))
         focal = K[:, [0, 1], [0, 1]].mean(1)
         depth = focal / scale
         at_centre = torch.linalg.solve(K, torch.cat([shift, torch.ones_like(shift[:, :1])], 1)[..., None])[..., 0]
@@ -208,6 +205,15 @@ class LandmarkFitter:
     def coefficients(self, state: "_State") -> Tensor:
         """(N, I + E)."""
         return torch.cat([state.identity.expand(len(state.expression), -1), state.expression], 1)
+
+
+def are_swapped(rotation: Tensor, mean: Tensor, mirrored: Tensor, trust: Tensor) -> bool:
+    """Whether left and right are exchanged in landmarks: a model's points (L, 3) fit them in this pose (3, 3).
+
+    Then they look like a face from behind, and pixels (L, 2) under the mirrored numbers do not; a profile may be a
+    little beyond 90 degrees. trust: (L,) of `orthographic_pose`.
+    """
+    return float(rotation[2, 2]) < -AVERTED and float(orthographic_pose(mean, mirrored, trust)[0][2, 2]) > 0
 
 
 def known_landmarks(model: MorphableModel) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,8 +1,11 @@
 """A morphable model on a photo, without a network: fitted to the landmarks, then to the colours."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,11 +13,13 @@ from ..errors import MissingError
 from ..face import Face
 from ..images import Photo
 from ..morphable import MorphableModel
-from ..scene import Scene
-from .deep3d_frame import ICT_FIVE, camera, crop_from_photo, five_from_68
-from .morphable_fit import LandmarkFitter, LandmarkSettings
-from .morphable_refine import RefineSettings, refine
+from ..scene import MorphableFace, Scene
+from .deep3d_face import coefficients_of, described, photo_intrinsics, published_part
+from .deep3d_frame import ICT_FIVE, crop_from_photo, five_from_68
+from .morphable_fit import LandmarkFitter, LandmarkSettings, Placement
+from .morphable_refine import Albedo, RefineSettings, refine
 from .morphable_scene import SceneBuilder
+from .person import Together
 
 MODELS = ("ict", "bfm09", "bfm17", "bfm19", "flame")
 """In the order in which they are taken where none is chosen."""
@@ -45,7 +50,8 @@ class MorphableReconstructor:
         self.front = self.model.part("front") if "front" in self.model.masks else self.model
         self.settings = landmarks or LandmarkSettings()
         self.colours = colours or RefineSettings()
-        self.scene = SceneBuilder(self.model)
+        self.scene = SceneBuilder(self.model, whole)
+        self.told = published_part(whole)
 
     @classmethod
     def from_file(cls, file: Path) -> "MorphableReconstructor":
@@ -53,11 +59,32 @@ class MorphableReconstructor:
         return cls(MorphableModel.load(file))
 
     def __call__(self, photo: Photo, face: Face) -> Scene:
-        pixels = torch.from_numpy(face.landmarks)
-        lens = crop_intrinsics(pixels)
-        fit = self.fitter(pixels, lens, self.settings)
-        refined = refine(self.front, fit, [photo.pixels], pixels[None], self.colours)
-        return self.scene(photo, pixels, refined.fit, refined.light[0])
+        return self.together([photo], [face]).scenes[0]
+
+    def together(self, photos: Sequence[Photo], faces: Sequence[Face]) -> Together:
+        """See `PersonReconstructor`: one identity and albedo are fitted to the landmarks and colours of all photos."""
+        pixels = torch.from_numpy(np.stack([face.landmarks for face in faces]))
+        matrices = crop_from_photo(five_from_68(pixels), ICT_FIVE)
+        lenses = torch.stack([photo_intrinsics(matrix) for matrix in matrices])
+        fit = self.fitter(pixels, lenses, self.settings)
+        refined = refine(self.front, fit, [photo.pixels for photo in photos], pixels, self.colours)
+        scenes = []
+        for i, photo in enumerate(photos):
+            placed, light = refined.fit.of(i), refined.light[i]
+            scene = self.scene(photo, pixels[i], placed, light)
+            scenes.append(replace(scene, morphable=self._described(placed, light, refined.numbers, matrices[i])))
+        believed = refined.fit.trust.sum(1)
+        shares = believed / believed.sum().clamp_min(1e-12)
+        return Together(tuple(scenes), tuple(shares.tolist()), "fitted to the landmarks and colours of all")
+
+    def _described(self, placed: Placement, light: Tensor, numbers: Tensor, matrix: Tensor) -> MorphableFace | None:
+        """The fit of one photo as coefficients, of a model with all landmarks; numbers: of the albedo."""
+        if len(self.fitter.numbers) < 68:
+            return None
+        # Spots that stand in for a model's own albedo are no coefficients.
+        tex = numbers if self.told.albedo is not None else torch.zeros(0)
+        coefficients = coefficients_of(self.told, placed, light, tex)
+        return described(self.told, coefficients, matrix, Albedo.of(self.told).of_numbers(numbers))
 
 
 def shown(model: MorphableModel) -> MorphableModel:
@@ -70,8 +97,7 @@ def shown(model: MorphableModel) -> MorphableModel:
 
 def crop_intrinsics(pixels: Tensor) -> Tensor:
     """Intrinsics (3, 3), float64, photo pixels: those of Deep3D's crop of a face with landmarks (68, 2)."""
-    matrix = crop_from_photo(five_from_68(pixels), ICT_FIVE)
-    return torch.linalg.inv(matrix) @ camera().K.double()
+    return photo_intrinsics(crop_from_photo(five_from_68(pixels), ICT_FIVE))
 
 
 @lru_cache(maxsize=1)

@@ -23,7 +23,7 @@ from ..images import to_tensor
 from ..morphable import MorphableModel
 from ..render import antialias, interpolate, rasterize, sh_basis
 from ..skin import skin_attention
-from .morphable_fit import POSE, Fit, known_landmarks, turned_by
+from .morphable_fit import POSE, Fit, Placement, known_landmarks, turned_by
 
 PLAIN = (0.74, 0.58, 0.49)
 """Albedo to start from where the model has none."""
@@ -74,6 +74,8 @@ class Refined:
     """(N, 9, 3) spherical harmonics of the light that arrives, camera space, see `scene.SphericalHarmonics`."""
     albedo: Tensor
     """(V, 3) of the model's vertices, not clipped."""
+    numbers: Tensor
+    """(A,) of the modes of `Albedo.of` the model."""
     losses: tuple[float, float]
     """Before and after, at the finest size: photo and landmarks together."""
 
@@ -85,6 +87,10 @@ class Albedo(NamedTuple):
     """(V, 3)."""
     modes: Tensor
     """(A, V, 3) per standard deviation."""
+
+    def of_numbers(self, numbers: Tensor) -> Tensor:
+        """(V, 3), not clipped, of numbers (A,)."""
+        return self.mean + torch.tensordot(numbers, self.modes, 1)
 
     @classmethod
     def of(cls, model: MorphableModel) -> "Albedo":
@@ -138,7 +144,30 @@ def refine(
         found, last = free, first
     result = _moved(model, fit, found.double())
     light, numbers = view.colours(found)
-    return Refined(result, light, albedo.mean + torch.tensordot(numbers, albedo.modes, 1), (first, last))
+    return Refined(result, light, albedo.of_numbers(numbers), numbers, (first, last))
+
+
+def light_and_albedo(
+    model: MorphableModel,
+    placed: Placement,
+    photos: Sequence[np.ndarray],
+    landmarks: Tensor,
+    albedo: Albedo | None = None,
+    settings: RefineSettings | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Light (N, 9, 3) and albedo (V, 3), as in `Refined`, that explain photos best of a face that stays as it is.
+
+    Args as of `refine`; albedo: `Albedo.of` the model if missing. They are found at the coarsest size.
+    """
+    settings = settings or RefineSettings()
+    albedo = albedo or Albedo.of(model)
+    count = len(placed.identity) + placed.expression.numel() + POSE * len(photos)
+    # No direction is left in which it could move.
+    p, none = placed, torch.zeros(count, 0)
+    still = Fit(p.identity, p.expression, p.rotation, p.translation, p.K, p.points, p.trust, 0.0, none)
+    view = _View.of(model, still, photos, landmarks, settings.sizes[0], settings, albedo)
+    light, numbers = view.colours(torch.zeros(0))
+    return light, albedo.of_numbers(numbers)
 
 
 def _moved(model: MorphableModel, fit: Fit, free: Tensor) -> Fit:
@@ -237,7 +266,7 @@ class _View:
         light, numbers = colours
         vertices = self._vertices(free)
         shading = torch.einsum("nvk,nkc->nvc", sh_basis(vertex_normals(vertices, self.model.faces)), light)
-        albedo = self.albedo.mean + torch.tensordot(numbers, self.albedo.modes, 1)
+        albedo = self.albedo.of_numbers(numbers)
         drawn, alpha = self._drawn(vertices, albedo * shading)
         picture = drawn + (1 - alpha) * self.images
         square = (picture - self.images).square().mean(1) / COLOUR_NOISE**2

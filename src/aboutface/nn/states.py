@@ -1,0 +1,36 @@
+"""Weight files that others wrote: named tensors, and nothing in them is executed."""
+
+import pickle
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+
+
+def read_state(file: Path, what: str) -> dict[str, Tensor]:
+    """Named tensors of a PyTorch file (.pth) or a .safetensors; `what` says in errors whose they should be.
+
+    Raises UsageError where it cannot be read, or holds something else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        EOFError,
+        AttributeError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ) as error:
+        why = " ".join(str(error).split())[:120]
+        raise UsageError(f"{file}: cannot be read as the weights of {what} ({why})") from None
+    if not isinstance(stored, dict):
+        raise UsageError(f"{file}: expected the named tensors of {what}, found {type(stored).__name__}")
+    return stored
