@@ -11,7 +11,9 @@ from aboutface.edit import Pipeline, Portrait
 from aboutface.errors import NoFaceError
 from aboutface.filters import sample, smoothstep
 from aboutface.geometry import grid_faces, pixel_centres, project, rotation_from_angles
-from aboutface.head import FALLOFF, Grid, _gain, complete_head, onto_surface
+from aboutface.head import Grid, complete_head, onto_surface
+from aboutface.head.sheet import FALLOFF
+from aboutface.head.texture import _gain
 from aboutface.images import read_photo, to_pixels
 from aboutface.morphable import MeanHead
 from aboutface.render import interpolate, rasterize, render, texture

@@ -21,6 +21,8 @@ photo's own resolution."""
 
 FREE_TURN = 30.0
 """Degrees up to which the surroundings of the head follow its turn."""
+LARGE_TURN = (30.0, 50.0)
+"""Degrees between which a closed head that is known all around takes the place of the stretched sheet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +72,8 @@ def view(photo: Photo, head: Head, turn: Tensor) -> View:
     surroundings = _held_back(head, degrees)
     crisp = _crispness(surroundings, head.grid, turn)
     sheet = _draw(surroundings, turn, clip_from_scene, size, torch.stack([crisp, head.around], -1))
-    closed = _draw(head.scene, turn, clip_from_scene, size, torch.stack([head.trusted, head.seen, head.face_part], -1))
+    trusted = torch.lerp(head.trusted, head.solid, smoothstep(degrees, *LARGE_TURN))
+    closed = _draw(head.scene, turn, clip_from_scene, size, torch.stack([trusted, head.seen, head.face_part], -1))
     share = _share(sheet, closed, head.scene.scale, degrees)
     fine = (height, width)
     rgb = torch.lerp(

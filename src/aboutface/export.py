@@ -183,6 +183,25 @@ def _write_together(files: Mapping[Path, bytes]) -> None:
             place.write_bytes(data)
 
 
+def save_coloured_obj(
+    path: AnyPath, vertices: Tensor | np.ndarray, colours: Tensor | np.ndarray, faces: Tensor | np.ndarray
+) -> None:
+    """Write vertices (V, 3) as they are, with colours (V, 3), clipped to 0...1, as an OBJ file without a material.
+
+    Lines `v x y z r g b` of six decimals, an empty one, then `f a b c`, counted from 1; faces (F, 3) as they are. Not
+    all programs read such colours; MeshLab and Blender do. Raises UsageError for shapes that do not belong together.
+    """
+    points, shades, corners = _array(vertices), np.clip(_array(colours), 0, 1), _array(faces)
+    if points.shape != shades.shape or points.shape[1:] != (3,) or corners.shape[1:] != (3,) or not len(points):
+        raise UsageError(
+            f"mesh: expected vertices and colours (V, 3), faces (F, 3), got {points.shape}, {shades.shape}, "
+            f"{corners.shape}"
+        )
+    lines = ["v {:.6f} {:.6f} {:.6f} {:.6f} {:.6f} {:.6f}".format(*row) for row in np.hstack([points, shades]).tolist()]
+    lines += ["", *("f {} {} {}".format(*row) for row in (corners + 1).tolist())]
+    _write_together({Path(path): ("\n".join(lines) + "\n").encode()})
+
+
 # ---- maps ----
 
 

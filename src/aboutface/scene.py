@@ -3,6 +3,7 @@
 Values that hold tensors are equal only if they are the same object.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -130,6 +131,50 @@ class SphericalHarmonics:
 
 
 @dataclass(frozen=True, eq=False)
+class MorphableFace:
+    """The face as the coefficients of a morphable model, as in the photo: in Deep3D's frame, see docs/deep3d.md."""
+
+    model: str
+    """Its name in `aboutface models list`."""
+    licence: str
+    """The model's."""
+    coefficients: Mapping[str, Tensor]
+    """"id", "exp", "tex", "angle", "gamma", "trans", (N,) each: see `reconstruct.deep3d.Coefficients`."""
+    crop_from_photo: Tensor
+    """(3, 3) float64: photo pixels to those of the crop of 224 pixels that Deep3D's camera sees."""
+    shape: Tensor
+    """(V, 3) the face before it is turned and shifted, metres, about the origin of Deep3D's frame; axes as in ours."""
+    albedo: Tensor
+    """(V, 3) RGB, 1 is white."""
+    faces: Tensor
+    """(F, 3) int64; corners run clockwise as seen from outside."""
+    landmark_corners: Tensor
+    """(68, K) int64: the vertices between which a landmark lies."""
+    landmark_weights: Tensor
+    """(68, K), of sum 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class WholeSurface:
+    """A head all around, and which of its vertices are twins."""
+
+    mesh: Mesh
+    """At rest, camera space; open at the neck only. Its texture coordinates have no seams, and twins lie at (u, v) and
+    (1 - u, v)."""
+    mirror: Tensor
+    """(V,) int64: each vertex's twin on the other side."""
+    mean: Tensor
+    """(V, 3) of the average head, symmetric; millimetres, its own frame as the camera's of a face at rest."""
+    landmarks: Tensor
+    """(68, 3) points of the average head, in its frame."""
+
+    def mirrored(self) -> "WholeSurface":
+        """As seen in a mirror: every vertex takes the place of its twin's picture."""
+        flip = torch.tensor([-1.0, 1.0, 1.0])
+        return replace(self, mesh=replace(self.mesh, vertices=self.mesh.vertices[self.mirror] * flip))
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """What a reconstructor makes of a Face. `turned` is relative and adds up; `posed` is absolute."""
 
@@ -155,6 +200,10 @@ class Scene:
     trust: Tensor | None = None
     """Per vertex (V,), 0 to 1: how far the surface is to be believed where it differs from a mean head bent onto the
     landmarks. None: only the landmarks are."""
+    whole: WholeSurface | None = None
+    """The same face's whole head, where the method knows one."""
+    morphable: MorphableFace | None = None
+    """The same face as coefficients, where the method knows a morphable model with all 68 landmarks."""
 
     def turned(self, yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> "Scene":
         """Turned by so many degrees from where it is now, about the camera's axes. Twice means twice."""
@@ -197,7 +246,10 @@ class Scene:
         return replace(rest, vertices=moved)
 
     def mirrored(self) -> "Scene":
-        """The scene seen in a mirror: left and right exchanged in everything. A depth map becomes its mesh."""
+        """The scene seen in a mirror: left and right exchanged in everything. A depth map becomes its mesh.
+
+        No coefficients come along: models need not be closed under mirroring.
+        """
         mesh = self.mesh_at_rest()
         flip = torch.tensor([-1.0, 1.0, 1.0])
         uv = None if mesh.uv is None else torch.stack([1 - mesh.uv[:, 0], mesh.uv[:, 1]], -1)
@@ -220,4 +272,6 @@ class Scene:
             turn=mirror @ self.turn @ mirror,
             pivot=(-self.pivot[0], *self.pivot[1:]),
             landmarks=landmarks,
+            whole=None if self.whole is None else self.whole.mirrored(),
+            morphable=None,
         )

@@ -109,6 +109,13 @@ REGISTRY: dict[str, Weights] = {
             "Wu et al., Unsupervised Learning of Probably Symmetric Deformable 3D Objects, CVPR 2020",
         ),
         Weights(
+            "deep3d",
+            "deep3d.safetensors",
+            "Apache-2.0; trained on research-only photos",
+            "68 landmarks of a face, and coefficients of the ICT face model, pose, albedo and light, at 112 px.",
+            "Deng et al., Accurate 3D Face Reconstruction with Weakly-Supervised Learning, CVPR workshops 2019",
+        ),
+        Weights(
             "mean_head",
             "mean_head.safetensors",
             "MIT, (c) 2020 USC Institute for Creative Technologies; its landmarks are a mean of a research-only set",

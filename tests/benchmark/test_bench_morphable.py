@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -22,8 +23,11 @@ from aboutface.data.synthetic import SyntheticFaces
 from aboutface.errors import UsageError
 from aboutface.geometry import grid_faces, project, rotation_from_angles
 from aboutface.morphable import ICT_FILE, MorphableModel
+from aboutface.recipes import Trained, write_weights
 from aboutface.recipes.synth.generate import synth_faces
 from aboutface.recipes.synth.settings import SynthSettings
+from aboutface.reconstruct.deep3d import Layout
+from aboutface.reconstruct.deep3d_landmarks import FaceRegressor, RegressorSettings
 from aboutface.reconstruct.morphable_refine import RefineSettings
 
 
@@ -142,9 +146,36 @@ def test_a_small_run(faces, tmp_path):
     assert len(report.verdicts) == 3
     record = json.loads((tmp_path / "results.json").read_text())
     for name in ("mean head", "depthnet", "landmarks", "synthesis", "landmarks, 2"):
-        assert 0.05 < record["results"][name]["median"]["mean"] < 4.0
+        assert 0.05 < record["results"]["morphable"][name]["median"]["mean"] < 4.0
     assert "inverse crime" in (tmp_path / "tables.md").read_text()
-    assert math.isfinite(record["results"]["synthesis, 2"]["mean"]["mean"])
+    assert math.isfinite(record["results"]["morphable"]["synthesis, 2"]["mean"]["mean"])
+
+
+def test_a_network_joins_and_sets_of_photos_are_compared(faces, data, tmp_path):
+    folder, model = faces
+    front = model.part("front")
+    settings = RegressorSettings(FaceRegressor.tiny().settings.trunk, Layout(4, 57, 0, expression_kind="weights"))
+    torch.manual_seed(0)
+    net = FaceRegressor(settings)
+    net.set_landmarks(net.basis(front))
+    torch.nn.init.normal_(next(net.rnet.final_layers[0].parameters()), std=0.3)
+    card = {"network": asdict(settings), "training": {}}
+    weights = tmp_path / "net.safetensors"
+    write_weights(weights, "deep3d", Trained(dict(net.state_dict()), {}, card))
+    quick = RefineSettings(sizes=(24,), steps=(1,))
+    tar = data / "ytf68-train.tar"
+    options = Options(folder, tmp_path / "out", 2, model=model, colours=quick, method=weights, people=tar)
+    report = run(options, lambda _: None)
+    titles = [row[0] for row in report.tables[0].rows]
+    assert titles[-1] == "deep3d's network"
+    results = json.loads((tmp_path / "out" / "results.json").read_text())["results"]
+    assert {"network, 1", "network, 2", "landmarks, 5"} <= set(results["morphable"]) | set(results["consistency"])
+    found = results["consistency"]["landmarks, 5"]
+    # Two people are farther apart than two sets of photos of one.
+    assert 0 < found["same"]["mean"] < found["other"]["mean"]
+    assert found["same"]["n"] == 2
+    with pytest.raises(UsageError, match="--sets"):
+        Options(folder, tmp_path, sets=weights)
 
 
 def test_what_is_asked_wrongly(tmp_path):

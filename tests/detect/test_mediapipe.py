@@ -89,7 +89,7 @@ def test_auto_prefers_mediapipe_only_where_it_is_complete(model, monkeypatch):
 
     detector._named.cache_clear()
     monkeypatch.setattr(mediapipe_backend, "_package", lambda: None)
-    assert choose("auto").name == "dlib"
+    assert choose("auto").name == "network"
     detector._named.cache_clear()
     monkeypatch.setattr(mediapipe_backend, "_package", FakeMediapipe)
     assert choose("auto").name == "mediapipe"

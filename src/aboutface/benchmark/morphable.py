@@ -30,6 +30,7 @@ from ..reconstruct.deep3d_landmarks import FaceRegressor, SetConfidence, look_at
 from ..reconstruct.morphable_fit import LandmarkSettings
 from ..reconstruct.morphable_photo import crop_intrinsics
 from ..reconstruct.morphable_refine import RefineSettings, refine
+from . import consistency
 from .goals import Goal, Verdict, check
 from .results import commit, write_results
 from .statistics import Number
@@ -76,6 +77,8 @@ class Options:
     """Weights of the small Deep3D network, which joins."""
     sets: Path | None = None
     """Weights of its confidences in photos of a set."""
+    people: Path | None = None
+    """Folder or tar of real faces with names and landmarks, for the consistency of sets."""
 
     def __post_init__(self) -> None:
         if self.sets is not None and self.method is None:
@@ -291,10 +294,18 @@ def run(options: Options, log: Callable[[str], None] = print) -> Report:
             log(f"{number + 1} of {len(people)} people")
     scores = {name: _numbers(errors) for name, errors in (single | sets).items()}
     most = max(map(len, people.values()))
-    report = Report(
-        _tables(scores, list(single), options, len(people), most), check(_goals(most, list(single)), {TABLE: scores})
-    )
-    _write(report, options, scores, len(people))
+    tables, goals = _tables(scores, list(single), options, len(people), most), _goals(most, list(single))
+    found: dict[str, Scores] = {TABLE: scores}
+    if options.people is not None:
+        # On photos the jaw's landmarks follow the outline.
+        fitted = MorphableReconstructor(options.model)
+        found[consistency.TABLE] = real = consistency.measured(
+            options.people, fitted, methods.net, methods.confidence, options.faces, log
+        )
+        tables.append(consistency.table(real, fitted.front))
+        goals += consistency.goals(real)
+    report = Report(tables, check(goals, found))
+    _write(report, options, found, len(people))
     return report
 
 
@@ -352,7 +363,7 @@ def _tables(scores: Scores, single: list[str], options: Options, people: int, mo
     return tables
 
 
-def _write(report: Report, options: Options, scores: Scores, people: int) -> None:
+def _write(report: Report, options: Options, found: dict[str, Scores], people: int) -> None:
     record: dict[str, Any] = {
         "benchmark": "morphable",
         "commit": commit(),
@@ -361,9 +372,13 @@ def _write(report: Report, options: Options, scores: Scores, people: int) -> Non
             "faces": options.faces,
             "noise": options.noise,
             "method": None if options.method is None else str(options.method),
+            "people": None if options.people is None else str(options.people),
         },
         "people": people,
         "goals": [asdict(verdict) for verdict in report.verdicts],
-        "results": {name: {key: asdict(number) for key, number in row.items()} for name, row in scores.items()},
+        "results": {
+            table: {name: {key: asdict(number) for key, number in row.items()} for name, row in scores.items()}
+            for table, scores in found.items()
+        },
     }
     write_results(options.output, record, report.tables, report.verdicts)

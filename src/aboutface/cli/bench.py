@@ -66,7 +66,13 @@ def bench_morphable(command: BenchMorphable) -> int:
 
     report = Report(command.talk)
     options = morphable.Options(
-        command.data, command.output, command.faces, command.noise, method=command.method, sets=command.sets
+        command.data,
+        command.output,
+        command.faces,
+        command.noise,
+        method=command.method,
+        sets=command.sets,
+        people=command.people,
     )
     outcome = morphable.run(options, report.say)
     return _said("morphable", command, report, outcome.tables, outcome.verdicts)

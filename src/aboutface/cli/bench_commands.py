@@ -110,6 +110,8 @@ class BenchMorphable:
     """Weights of the small Deep3D network, which join as a row."""
     sets: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Weights of its confidences in the photos of a set, from `aboutface train deep3d-sets`."""
+    people: Annotated[Path | None, arg(metavar="TAR|DIR", help_behavior_hint="")] = None
+    """Real faces with names and landmarks (ytf68-train.tar): do two sets of photos of a person give one shape?"""
     output: Annotated[Path, arg(metavar="DIR", aliases=["-o"])] = Path("runs/bench/morphable")
     """Folder of the results."""
     talk: Talk = field(default_factory=Talk)

@@ -36,10 +36,10 @@ class Find:
     """68 landmarks to use instead of detection: .txt, .pts, .npy, .npz, or the .json of an earlier result."""
     box: Annotated[str | None, _value("L,T,R,B|FILE")] = None
     """Box of the face in pixels (left, top, right, bottom), or a file of it, instead of detection."""
-    detector: Literal["auto", "dlib", "mediapipe"] = "auto"
-    """What finds the face; auto prefers mediapipe where it is installed."""
-    method: Annotated[str, arg(metavar="NAME|FILE")] = "depthnet"
-    """What makes the shape: a method, or a .safetensors file that aboutface train wrote."""
+    detector: Literal["auto", "network", "dlib", "mediapipe"] = "auto"
+    """What finds the face; auto is mediapipe where it is installed, else network (dlib's boxes)."""
+    method: Annotated[str | None, _value("NAME|FILE")] = None
+    """What makes the shape: a method, depthnet if missing, or a .safetensors file that aboutface train wrote."""
     device: Annotated[str, arg(metavar="auto|cpu")] = "auto"
     """Where to compute. This version has the CPU only."""
 
@@ -195,12 +195,17 @@ class Reconstruct:
 
     Without -o, outputs/NAME/ also gets depth, normals, mask, albedo, shading, all numbers (.npz) and a preview. With
     a file's name, that file and its record are all that is written. Existing files are overwritten.
+
+    Several photos of one person: `aboutface reconstruct a.jpg b.jpg c.jpg --same-person`. All get one shape, in which
+    the photos count by how much they tell; each has its own pose, expression and light, and its own files.
     """
 
     photos: Photos = ()
     """One or more photos; - is standard input."""
+    same_person: bool = False
+    """All photos show one person, who has one shape. Methods: deep3d (unless another is named) and morphable."""
     output: Output = None
-    """A .glb, .obj, .ply or .npz file for one face, else a folder."""
+    """A .glb, .obj, .ply or .npz file for one face, or a .mat of the methods morphable and deep3d, else a folder."""
     format: Literal["glb", "obj", "ply", "npz"] = "glb"
     """Type of the shape, where -o names no file."""
     maps: bool = False
@@ -235,8 +240,8 @@ class Swap:
     """A file, else a folder; - is standard output."""
     format: Literal["png", "jpg", "webp", "tif"] = "png"
     """Type of the picture, where -o names no file."""
-    detector: Literal["auto", "dlib", "mediapipe"] = "auto"
-    """What finds the faces; auto prefers mediapipe where it is installed."""
+    detector: Literal["auto", "network", "dlib", "mediapipe"] = "auto"
+    """What finds the faces; auto is mediapipe where it is installed, else network (dlib's boxes)."""
     method: Annotated[str, arg(metavar="NAME|FILE")] = "depthnet"
     """What makes the shape: a method, or a .safetensors file that aboutface train wrote."""
     device: Annotated[str, arg(metavar="auto|cpu")] = "auto"

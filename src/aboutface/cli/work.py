@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +10,8 @@ from pathlib import Path
 from ..detect import choose
 from ..edit import Pipeline, expand_angles
 from ..edit.objects import check_no_face
+from ..edit.person import distinct_names
+from ..edit.pipeline import usual_method
 from ..edit.result import Subject
 from ..edit.save import (
     PICTURE_SUFFIXES,
@@ -23,14 +24,15 @@ from ..edit.save import (
     save_turntable,
 )
 from ..edit.verbs import sweep_poses, sweep_times
-from ..errors import ConsentError, PhotoError, UsageError
+from ..errors import AboutfaceError, ConsentError, PhotoError, UsageError
 from ..export import VIDEO_SUFFIXES
 from ..images import Photo, read_photo
 from ..relight import Asked, asked_lights
 from ..scene import Pose
 from .arguments import LIGHT_AXES, Sweep, check_device, parse_angles, parse_box, parse_face, parse_sweep
-from .commands import Animate, Find, Frontalize, Reconstruct, Relight, Rotate, Swap, Talk
+from .commands import Animate, Find, Frontalize, Reconstruct, Relight, Rotate, Swap
 from .report import Report
+from .talk import Talk
 
 OUTPUTS = Path("outputs")
 LARGEST_CROP = 4096
@@ -82,6 +84,8 @@ def frontalize(command: Frontalize) -> int:
 
 
 def reconstruct(command: Reconstruct) -> int:
+    if command.same_person:
+        return _reconstruct_person(command)
     pipeline, options = _prepare(command.find, command.photos)
 
     def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
@@ -94,6 +98,22 @@ def reconstruct(command: Reconstruct) -> int:
             )
 
     return _each(command.photos, command.output, SHAPE_SUFFIXES, job, command.talk)
+
+
+def _reconstruct_person(command: Reconstruct) -> int:
+    pipeline, options = _prepare(command.find, command.photos, together=True)
+    place, report = _begin(command.photos, command.output, SHAPE_SUFFIXES, command.talk)
+    pipeline.check_person(options["face"], len(command.photos))
+    shapes = pipeline.shapes_of_person(command.photos, **options)
+    keep = [None if text == "-" else Path(text) for text in command.photos]
+    for text, shape in zip(command.photos, shapes, strict=True):
+        with _one(report, text):
+            if isinstance(shape, AboutfaceError):
+                raise shape
+            own = place or Place(OUTPUTS / shape.portrait.stem)
+            saved = save_reconstruction(shape, own, format=command.format, maps=command.maps, keep=keep)
+            report.done(text, saved)
+    return report.finish()
 
 
 def animate(command: Animate) -> int:
@@ -201,17 +221,20 @@ def swap(command: Swap) -> int:
 # ---- shared by the verbs ----
 
 
-def _prepare(find: Find, photos: Sequence[str]) -> tuple[Pipeline, dict]:
-    """The pipeline and the options that choose the face, checked before any photo is read."""
+def _prepare(find: Find, photos: Sequence[str], together: bool = False) -> tuple[Pipeline, dict]:
+    """The pipeline and the options that choose the face, checked before any photo is read.
+
+    together: whether the photos are to be looked at together.
+    """
     check_device(find.device)
     options = {"face": parse_face(find.face), "landmarks": find.landmarks, "box": parse_box(find.box)}
     if len(photos) > 1 and (find.landmarks or find.box):
         raise UsageError("--landmarks and --box belong to one photo: give one photo at a time")
-    pipeline = Pipeline(find.method, find.detector)
+    pipeline = Pipeline(usual_method(find.method, len(photos) if together else 1), find.detector)
     if pipeline.reconstruct_object is not None:
-        check_no_face(find.method, **options)
+        check_no_face(pipeline.method, **options)
     elif not find.landmarks:
-        choose("dlib" if find.box else find.detector)
+        choose("network" if find.box else find.detector)
     return pipeline, options
 
 
@@ -224,6 +247,21 @@ def _each(
     streams: bool = True,
 ) -> int:
     """Do the job for every photo; what fails is said, and the others go on."""
+    place, report = _begin(photos, output, suffixes, talk, streams)
+    for text, stem in zip(photos, _stems(photos), strict=True):
+        with _one(report, text):
+            start = time.perf_counter()
+            photo = _read(text, stem)
+            seconds = {"read": time.perf_counter() - start}
+            for saved in job(photo, place or Place(OUTPUTS / photo.name), seconds):
+                report.done(text, saved)
+    return report.finish()
+
+
+def _begin(
+    photos: Sequence[str], output: str | None, suffixes: Sequence[str], talk: Talk, streams: bool = True
+) -> tuple[Place | None, Report]:
+    """Where results go, None for a folder of each photo's own, and who says how it goes."""
     if not photos:
         raise UsageError("give at least one photo (- is standard input)")
     if photos.count("-") > 1:
@@ -233,19 +271,18 @@ def _each(
         raise UsageError(f"-o {output}: {len(photos)} photos do not fit into one file: name a folder")
     if place and place.stream and (talk.json_lines or not streams):
         raise UsageError("-o -: standard output is taken by --json" if streams else "-o -: a video needs a file")
-    report = Report(talk, several=len(photos) > 1)
-    for text, stem in zip(photos, _stems(photos), strict=True):
-        try:
-            start = time.perf_counter()
-            photo = _read(text, stem)
-            seconds = {"read": time.perf_counter() - start}
-            for saved in job(photo, place or Place(OUTPUTS / photo.name), seconds):
-                report.done(text, saved)
-        except BrokenPipeError:
-            raise
-        except Exception as error:
-            report.failed(text, error)
-    return report.finish()
+    return place, Report(talk, several=len(photos) > 1)
+
+
+@contextmanager
+def _one(report: Report, text: str) -> Iterator[None]:
+    """What is done for one photo: what fails is said, and goes no further."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        report.failed(text, error)
 
 
 def _read(text: str, stem: str | None = None) -> Photo:
@@ -259,19 +296,8 @@ def _read(text: str, stem: str | None = None) -> Photo:
 
 def _stems(photos: Sequence[str]) -> list[str | None]:
     """A new name for each photo whose name another one before it has; a/me.jpg and b/me.jpg become me and me-2."""
-    seen: Counter[str] = Counter()
-    taken = {Path(text).stem.casefold() for text in photos}
-    stems: list[str | None] = []
-    for text in photos:
-        stem = Path(text).stem.strip(". ")
-        key = stem.casefold()
-        seen[key] += 1
-        name = stem
-        while seen[key] > 1 and (name := f"{stem}-{seen[key]}").casefold() in taken:
-            seen[key] += 1
-        taken.add(name.casefold())
-        stems.append(None if name == stem else name)
-    return stems
+    stems = [Path(text).stem.strip(". ") for text in photos]
+    return [None if new == stem else new for stem, new in zip(stems, distinct_names(stems), strict=True)]
 
 
 def _check_count(place: Place, faces: int) -> None:

@@ -12,7 +12,7 @@ from ..errors import MissingError, NoFaceError, UsageError
 from ..face import Face
 from .from_file import read_box, read_landmarks
 
-DetectorName = Literal["auto", "dlib", "mediapipe"]
+DetectorName = Literal["auto", "network", "dlib", "mediapipe"]
 
 
 @runtime_checkable
@@ -43,10 +43,10 @@ def detect(
     Args:
         pixels: the photo (H, W, 3) uint8 RGB.
         face: "largest", "all", or a place in the order of size (0 is the largest).
-        detector: backend; "auto" prefers mediapipe where its package and model file are present, else dlib.
+        detector: backend; "auto" prefers mediapipe where its package and model file are present, else network.
         min_face: faces of a smaller `Face.size`, in pixels, are left out.
         landmarks: 68 points instead of detection: an array (68, 2) in photo pixels, or a file (see `read_landmarks`).
-        box: left, top, right, bottom in photo pixels instead of detection, or a file; dlib places the landmarks in it.
+        box: left, top, right, bottom in photo pixels instead of detection, or a file; the network places the landmarks.
 
     Raises:
         NoFaceError: no face, only smaller ones, or fewer than asked for.
@@ -84,8 +84,11 @@ def choose(name: DetectorName | str | Detector = "auto") -> Detector:
 def _named(name: str) -> Detector:
     from .dlib_backend import DlibDetector
     from .mediapipe_backend import MediapipeDetector
+    from .network_backend import NetworkDetector
 
     match name:
+        case "network":
+            return NetworkDetector()
         case "dlib":
             return DlibDetector()
         case "mediapipe":
@@ -94,8 +97,8 @@ def _named(name: str) -> Detector:
             try:
                 return _named("mediapipe")
             except MissingError:
-                return _named("dlib")
-    raise UsageError(f"Unknown detector {name!r}: choose auto, dlib or mediapipe.")
+                return _named("network")
+    raise UsageError(f"Unknown detector {name!r}: choose auto, network, dlib or mediapipe.")
 
 
 def _parse_choice(face: int | str) -> Literal["all"] | int:
@@ -115,9 +118,9 @@ def _parse_choice(face: int | str) -> Literal["all"] | int:
 def _search(pixels: np.ndarray, detector: str | Detector) -> list[Face]:
     chosen = choose(detector)
     found = chosen.faces(pixels)
-    if not found and detector == "auto" and chosen.name != "dlib":
+    if not found and detector == "auto" and chosen.name != "network":
         # The other detectors know large faces best; dlib also looks for small ones.
-        found = choose("dlib").faces(pixels)
+        found = choose("network").faces(pixels)
     return found
 
 
@@ -130,11 +133,11 @@ def _given(pixels: np.ndarray, landmarks, box) -> list[Face] | None:
         limits = _box_in(pixels, box) if box is not None else (*points.min(0).tolist(), *points.max(0).tolist())
         return [Face(points, limits)]
     if box is not None:
-        from .dlib_backend import DlibDetector
+        from .network_backend import NetworkDetector
 
-        dlib_detector = choose("dlib")
-        assert isinstance(dlib_detector, DlibDetector)
-        return [dlib_detector.face_in_box(pixels, _box_in(pixels, box))]
+        placing = choose("network")
+        assert isinstance(placing, NetworkDetector)
+        return [placing.face_in_box(pixels, _box_in(pixels, box))]
     return None
 
 

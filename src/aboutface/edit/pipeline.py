@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -15,11 +16,12 @@ from ..errors import AboutfaceError, ConsentError, UsageError
 from ..face import Face
 from ..head import complete_head
 from ..images import Photo, read_photo
-from ..reconstruct import object_reconstructor, reconstructor
+from ..reconstruct import PERSON_METHODS, PersonReconstructor, Together, object_reconstructor, reconstructor
 from ..relight import Asked
-from ..scene import Pose
+from ..scene import Pose, Scene
 from ..swap import swap_face
 from .objects import ObjectPortrait, ObjectReconstruction, check_no_face, object_portrait, object_reconstruction
+from .person import Found, Group, about_person, same_picture
 from .result import (
     Portrait,
     Reconstruction,
@@ -28,6 +30,7 @@ from .result import (
     about_face,
     about_invention,
     about_photo,
+    about_weights,
     angles_of,
     make_record,
 )
@@ -36,6 +39,8 @@ Source = str | Path | bytes | Image.Image | np.ndarray | torch.Tensor | Photo
 Choice = str | int
 Angle = float | Sequence[float] | None
 
+DEFAULT_METHOD = "depthnet"
+"""Of a photo alone, where none is chosen."""
 FAR_TURN = 45.0
 """Degrees from the photo's pose beyond which a result is mostly invention."""
 
@@ -46,10 +51,10 @@ class Pipeline:
     Args:
         method: a reconstructor's name, see `reconstruct.RECONSTRUCTORS`, or a file that `aboutface train` wrote. One
             trained on other things than faces serves rotate, reconstruct and animate.
-        detector: "auto", "dlib", "mediapipe" or an object with the `detect.Detector` protocol.
+        detector: "auto", "network", "dlib", "mediapipe" or an object with the `detect.Detector` protocol.
     """
 
-    def __init__(self, method: str = "depthnet", detector: str | Detector = "auto") -> None:
+    def __init__(self, method: str = DEFAULT_METHOD, detector: str | Detector = "auto") -> None:
         self.method = method
         self.detector = detector
         self.reconstruct_object = object_reconstructor(method)
@@ -157,6 +162,55 @@ class Pipeline:
             results.append(Reconstruction(portrait, portrait.warnings, record))
         return results
 
+    def reconstruct_person(
+        self, sources: Sequence[Source], *, face: Choice = "largest", landmarks: Any = None, box: Any = None
+    ) -> list[Reconstruction | ObjectReconstruction | AboutfaceError]:
+        """The 3D shapes of one person in several photos: one identity, and each photo's pose, expression and light.
+
+        Args:
+            sources: see `portraits`. The same picture given twice counts once; one photo is done as by `reconstruct`.
+            face: "largest" or an index, in every photo.
+            landmarks, box: as for `portraits`, of one photo only.
+
+        Returns an entry per source, in their order: where there is no photo or no face in it, the error. The record
+        says under `same_person` how much each photo counted. Raises UsageError for a method that takes each photo by
+        itself, for face "all", and for landmarks or a box of several photos.
+        """
+        return list(self.shapes_of_person(sources, face=face, landmarks=landmarks, box=box))
+
+    def shapes_of_person(
+        self, sources: Sequence[Source], *, face: Choice = "largest", landmarks: Any = None, box: Any = None
+    ) -> Iterator[Reconstruction | ObjectReconstruction | AboutfaceError]:
+        """The same one at a time, so that not all heads are in memory."""
+        self.check_person(face, len(sources))
+        if len(sources) == 1:
+            yield self._alone(sources[0], face, landmarks, box)
+            return
+        if landmarks is not None or box is not None:
+            raise UsageError("landmarks and box belong to one photo: leave them out where several show one person")
+        group = Group.of(sources, [self._find(source, face) for source in sources])
+        start = time.perf_counter()
+        together = self._look(group.counted)
+        part = (time.perf_counter() - start) / max(1, len(group.counted))
+        about, warnings = about_person(group, together)
+        for one, place in zip(group.given, group.places, strict=True):
+            if isinstance(one, AboutfaceError):
+                yield one
+                continue
+            twin = group.counted[place]
+            said = warnings if twin is one else [same_picture(twin.photo), *warnings]
+            yield self._shape(one, together.scenes[place], part, about, said, together.weights)
+
+    def check_person(self, face: Choice, photos: int) -> None:
+        """Raises UsageError for face "all", and where the method does not look at so many photos together."""
+        if face == "all":
+            raise UsageError('face "all": in a photo of one person there is one face; take "largest" or a number')
+        if photos > 1 and not isinstance(self.reconstruct_face, PersonReconstructor):
+            raise UsageError(
+                f"{self.method}: takes each photo by itself; for several photos of one person choose the method "
+                f"{' or '.join(PERSON_METHODS)}"
+            )
+
     def frames(self, portrait: Subject, poses: Sequence[Pose]) -> Iterator[View]:
         """Views of one portrait in a row of absolute poses, one at a time."""
         for pose in poses:
@@ -215,10 +269,70 @@ class Pipeline:
         start = time.perf_counter()
         assert self.reconstruct_face is not None
         scene = self.reconstruct_face(photo, face)
-        reconstructed = time.perf_counter()
+        return self._completed(photo, face, scene, seconds | {"reconstruct": time.perf_counter() - start}, of_several)
+
+    def _completed(
+        self, photo: Photo, face: Face, scene: Scene, seconds: dict[str, float], of_several: bool = False
+    ) -> Portrait:
+        start = time.perf_counter()
         head = complete_head(photo, face, scene)
-        seconds |= {"reconstruct": reconstructed - start, "head": time.perf_counter() - reconstructed}
+        seconds = seconds | {"head": time.perf_counter() - start}
         return Portrait(photo, face, scene, head, self.method, seconds, of_several)
+
+    # ---- several photos of one person ----
+
+    def _alone(
+        self, source: Source, face: Choice, landmarks: Any, box: Any
+    ) -> Reconstruction | ObjectReconstruction | AboutfaceError:
+        try:
+            (shape,) = self.reconstruct(source, face=face, landmarks=landmarks, box=box)
+        except AboutfaceError as error:
+            return error
+        warnings = (
+            *shape.warnings,
+            "same_person: one photo has nothing to share its shape with; it is done as any photo",
+        )
+        return replace(shape, warnings=warnings, record=shape.record | {"warnings": list(warnings)})
+
+    def _find(self, source: Source, face: Choice) -> Found | AboutfaceError:
+        start = time.perf_counter()
+        try:
+            photo = read_photo(source)
+            read = time.perf_counter()
+            (found,) = detect(photo.pixels, face=face, detector=self.detector)
+        except AboutfaceError as error:
+            return error
+        return Found(photo, found, {"read": read - start, "detect": time.perf_counter() - read})
+
+    def _look(self, counted: Sequence[Found]) -> Together:
+        photos, faces = [one.photo for one in counted], [one.face for one in counted]
+        if len(counted) > 1:
+            assert isinstance(self.reconstruct_face, PersonReconstructor)
+            return self.reconstruct_face.together(photos, faces)
+        assert self.reconstruct_face is not None
+        scenes = tuple(map(self.reconstruct_face, photos, faces))
+        return Together(scenes, (1.0,) * len(scenes), "that of the only photo that counts")
+
+    def _shape(
+        self,
+        one: Found,
+        scene: Scene,
+        seconds: float,
+        about: dict[str, Any],
+        warnings: Sequence[str],
+        weights: str | None,
+    ) -> Reconstruction | AboutfaceError:
+        """In one photo of several."""
+        try:
+            portrait = self._completed(one.photo, one.face, scene, one.seconds | {"reconstruct": seconds})
+        except AboutfaceError as error:
+            return error
+        said = (*portrait.warnings, *warnings)
+        record = make_record("reconstruct", portrait, portrait.seconds, said)
+        record["same_person"] = about
+        if weights is not None:
+            record["weights"].append(dict(about_weights(weights)))
+        return Reconstruction(portrait, said, record)
 
 
 def expand_angles(yaw: Angle, pitch: Angle, roll: Angle) -> list[tuple[float | None, float | None, float | None]]:
@@ -314,6 +428,11 @@ def about_turn(own: Pose, poses: Sequence[Pose]) -> list[str]:
     if farthest <= FAR_TURN:
         return []
     return [f"turned {farthest:.0f} degrees from the photo's own pose: beyond {FAR_TURN:.0f} much of it is a guess"]
+
+
+def usual_method(method: str | None, together: int = 1) -> str:
+    """The method, if one is chosen; else the usual one of so many photos that are looked at together."""
+    return method or (PERSON_METHODS[0] if together > 1 else DEFAULT_METHOD)
 
 
 def single(face: Choice, role: str) -> Choice:

@@ -18,9 +18,12 @@ from ..face import Face
 from ..head import Head, window_intrinsics
 from ..images import Photo
 from ..reconstruct import RECONSTRUCTORS, weights_of
+from ..reconstruct.deep3d_face import reconstruction
+from ..reconstruct.deep3d_frame import SIZE
+from ..reconstruct.deep3d_frame import Reconstruction as PublishedFace
 from ..relight import Relightable, relightable
 from ..render import Render, render
-from ..scene import FRONTAL, Camera, Pose, Scene
+from ..scene import FRONTAL, Camera, MorphableFace, Pose, Scene
 from ..weights import digest, info
 
 
@@ -91,6 +94,7 @@ class Portrait:
             "weights": [
                 dict(about_weights(name)) for name in ("mean_head", *DETECTOR_WEIGHTS.get(self.face.detector, ()))
             ],
+            **({} if self.scene.morphable is None else {"morphable": about_morphable(self.scene.morphable)}),
         }
 
     @property
@@ -208,6 +212,13 @@ class Reconstruction:
         margins = (left, photo.width - right, top, photo.height - bottom)
         return Render(**{name: functional.pad(picture, margins) for name, picture in vars(drawn).items()})
 
+    def published(self) -> PublishedFace:
+        """The face as the files of the published Deep3D have it, see docs/deep3d.md.
+
+        Raises UsageError for a method that has no coefficients of a morphable model.
+        """
+        return reconstruction(self.portrait.scene, self.portrait.photo, self.portrait.face.landmarks)
+
     def depth_mm(self, maps: Render | None = None) -> Tensor:
         """(H, W) distance from the camera along its axis in millimetres; 0 where the head is not. `maps`: if drawn."""
         maps = maps or self.maps()
@@ -239,7 +250,16 @@ class Reconstruction:
             "light_ambient": np.array(light.ambient, np.float32),
             "light_diffuse": np.array(light.diffuse, np.float32),
             "light_harmonics": self.portrait.relightable.harmonics.coefficients[:, 0].numpy(),
+            **self._coefficients(),
         }
+
+    def _coefficients(self) -> dict[str, np.ndarray]:
+        """Those of a morphable model, under the names documented in docs/deep3d.md."""
+        face = self.portrait.scene.morphable
+        if face is None:
+            return {}
+        numbers = {f"coeff_{name}": value.numpy() for name, value in face.coefficients.items()}
+        return numbers | {"crop_from_photo": face.crop_from_photo.numpy()}
 
     def to_dict(self) -> dict[str, Any]:
         """The sidecar's content."""
@@ -289,11 +309,25 @@ def about_face(face: Face) -> dict[str, Any]:
     }
 
 
+def about_morphable(face: MorphableFace) -> dict[str, Any]:
+    """The model that a face's coefficients are of, how many there are, and the crop that they were seen in."""
+    return {
+        "model": face.model,
+        "licence": face.licence,
+        "coefficients": {name: len(numbers) for name, numbers in face.coefficients.items()},
+        "crop": {"size": SIZE, "crop_from_photo": face.crop_from_photo.tolist()},
+    }
+
+
 def angles_of(pose: Pose) -> dict[str, float]:
     return {name: round(angle, 2) for name, angle in zip(("yaw", "pitch", "roll"), pose, strict=True)}
 
 
-DETECTOR_WEIGHTS = {"dlib": ("dlib-landmarks",), "mediapipe": ("mediapipe-face-landmarker",)}
+DETECTOR_WEIGHTS = {
+    "network": ("dlib-landmarks", "deep3d"),
+    "dlib": ("dlib-landmarks",),
+    "mediapipe": ("mediapipe-face-landmarker",),
+}
 """Weights behind each detector's landmarks."""
 
 

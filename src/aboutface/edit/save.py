@@ -17,10 +17,12 @@ import torch
 from PIL import Image
 
 from ..compose import on_white
-from ..errors import OutputError, UsageError
-from ..export import contact_sheet, save_depth, save_json, save_normal, save_npz, save_video
+from ..errors import MissingError, OutputError, UsageError
+from ..export import contact_sheet, save_coloured_obj, save_depth, save_json, save_normal, save_npz, save_video
 from ..geometry import project
 from ..images import WRITABLE, encode_image, to_pixels, write_image
+from ..reconstruct.deep3d_frame import Reconstruction as PublishedFace
+from ..reconstruct.deep3d_frame import points_to_deep3d, published_fields, write_mat
 from ..relight import Asked, encoded
 from ..render import Render, render
 from ..scene import Camera, Pose
@@ -30,7 +32,7 @@ from .pipeline import about_turn
 from .result import Portrait, Reconstruction, Result, Subject, about_invention, angles_of, make_record
 
 PICTURE_SUFFIXES = tuple(WRITABLE)
-SHAPE_SUFFIXES = (".glb", ".obj", ".ply", ".npz")
+SHAPE_SUFFIXES = (".glb", ".obj", ".ply", ".npz", ".mat")
 STANDARD_OUTPUT = "-"
 PREVIEW_YAWS = (-30.0, 0.0, 30.0)
 PREVIEW_SIDE = 320
@@ -147,7 +149,10 @@ def save_reconstruction(
 ) -> Saved:
     """Write the mesh, the sidecar and, in a folder or with `maps`, depth, normals, mask, albedo, arrays and a preview.
 
-    format: "glb", "obj", "ply" or "npz", where `place` is no file. For the rest see `save_result`.
+    Of a face with coefficients of a morphable model, these are followed by the published .mat and _mesh.obj.
+
+    format: "glb", "obj", "ply" or "npz", where `place` is no file. For the rest see `save_result`. Raises UsageError
+    for a .mat of a method without coefficients, MissingError for one where scipy is not installed.
     """
     start = time.perf_counter()
     if place.stream:
@@ -159,6 +164,9 @@ def save_reconstruction(
     if target.suffix.lower() == ".npz":
         save_npz(target, **shape.arrays())
         outputs = [_Output(target, "arrays")]
+    elif target.suffix.lower() == ".mat":
+        write_mat(target, published_fields(_published(shape, target)))
+        outputs = [_Output(target, "fields")]
     else:
         # An OBJ brings its material and its texture; the file that was asked for comes first.
         kinds = {target.suffix.lower(): "mesh", ".mtl": "material", ".png": "texture"}
@@ -170,6 +178,10 @@ def save_reconstruction(
         more, depth = _save_maps(shape, drawn, target.parent / stem, {output.path for output in outputs}, keep)
         outputs += more
         record["depth"] = depth
+        if isinstance(shape, Reconstruction) and shape.portrait.scene.morphable is not None:
+            more, warnings = _save_published(shape, target.parent / stem, {output.path for output in outputs}, keep)
+            outputs += more
+            record["warnings"] = [*record["warnings"], *warnings]
     return _with_sidecar(record, sidecar, outputs, start)
 
 
@@ -394,6 +406,36 @@ def _save_maps(
     write_image(at("_preview.jpg"), preview(shape) if isinstance(shape, Reconstruction) else object_preview(shape))
     outputs.append(_Output(at("_preview.jpg"), "preview"))
     return outputs, depth
+
+
+def _published(shape: Reconstruction | ObjectReconstruction, target: Path) -> PublishedFace:
+    """What the .mat `target` is to hold. Raises UsageError for a shape without coefficients."""
+    if not isinstance(shape, Reconstruction) or shape.portrait.scene.morphable is None:
+        raise UsageError(
+            f"{target}: {shape.portrait.method} has no coefficients of a morphable model; choose --method morphable or "
+            f"deep3d, or name one of {' '.join(suffix for suffix in SHAPE_SUFFIXES if suffix != '.mat')}"
+        )
+    return shape.published()
+
+
+def _save_published(
+    shape: Reconstruction, base: Path, made: set[Path], keep: Sequence[Path | None]
+) -> tuple[list[_Output], list[str]]:
+    """Write the published .mat, unless it is there, and _mesh.obj; what is to be said of that, too."""
+    mat, obj = (_free(base.with_name(base.name + ending), keep) for ending in (".mat", "_mesh.obj"))
+    outputs, warnings = [], []
+    face, morphable = shape.published(), shape.portrait.scene.morphable
+    assert morphable is not None
+    if mat not in made:
+        try:
+            write_mat(mat, published_fields(face))
+            outputs.append(_Output(mat, "fields"))
+        except MissingError as error:
+            warnings.append(f"{mat.name} was not written: {error}")
+    # Ours run clockwise as seen from outside, theirs do not.
+    save_coloured_obj(obj, points_to_deep3d(face.vertices), face.colours, morphable.faces.flip(1))
+    outputs.append(_Output(obj, "published mesh"))
+    return outputs, warnings
 
 
 # ---- names and the sidecar ----

@@ -15,7 +15,7 @@ from ..export import save_video
 from ..images import read_photo
 from ..relight import asked_lights
 from ..scene import Pose
-from .pipeline import Angle, Choice, Pipeline, Source, is_row, single
+from .pipeline import Angle, Choice, Pipeline, Source, is_row, single, usual_method
 from .result import Subject
 
 T = TypeVar("T")
@@ -122,15 +122,31 @@ def reconstruct(
     face: Choice = "largest",
     landmarks: Any = None,
     box: Any = None,
-    method: str = "depthnet",
+    same_person: bool = False,
+    method: str | None = None,
 ) -> Any:
     """The 3D shape of the face: a `Reconstruction` with `mesh.save("me.glb")`, `pose`, `landmarks`, `arrays()`.
 
     By a network of other things than faces an `ObjectReconstruction`, which lacks the landmarks.
+
+    Args:
+        same_person: the photos of a list show one person, who gets one shape; each photo has its own pose, expression
+            and light. See `Pipeline.reconstruct_person`, which also says what is raised.
+        method: depthnet if missing; where same_person holds of several photos, the first of
+            `reconstruct.PERSON_METHODS`.
     """
+    if same_person:
+        sources: list[Any] = list(photo) if isinstance(photo, list | tuple) else [photo]
+        pipeline = _pipeline(usual_method(method, len(sources)))
+        shapes = pipeline.reconstruct_person(sources, face=face, landmarks=landmarks, box=box)
+        if isinstance(photo, list | tuple):
+            return shapes
+        if isinstance(shapes[0], AboutfaceError):
+            raise shapes[0]
+        return shapes[0]
 
     def one(source: Source) -> Any:
-        shapes = _pipeline(method).reconstruct(source, face=face, landmarks=landmarks, box=box)
+        shapes = _pipeline(usual_method(method)).reconstruct(source, face=face, landmarks=landmarks, box=box)
         return shapes if face == "all" else shapes[0]
 
     return _each(photo, one)

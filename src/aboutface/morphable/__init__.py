@@ -8,6 +8,7 @@ from .mean_head import POSE_WEIGHTS, MeanHead, bend, outline_trust
 from .model import Articulation, MorphableModel
 from .storage import counts
 from .user_models import LOADERS, add_model, download_model, load_ict
+from .whole_head import WholeHead, has_whole_head
 
 __all__ = [
     "ICT_FILE",
@@ -19,6 +20,7 @@ __all__ = [
     "IctModel",
     "MeanHead",
     "MorphableModel",
+    "WholeHead",
     "add_model",
     "bend",
     "convert_ict",
@@ -26,6 +28,7 @@ __all__ = [
     "download_ict",
     "download_model",
     "from_ict",
+    "has_whole_head",
     "ict_path",
     "load_bfm09",
     "load_bfm17",

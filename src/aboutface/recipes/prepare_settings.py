@@ -28,7 +28,7 @@ class PrepareSettings:
     """The photos are crops already: take their largest centred square."""
     identity: Literal["folder", "lfw", "none"] = "none"
     """What names the person, where no side file does: the photo's folder, or its name First_Last_0001."""
-    detector: Literal["dlib", "mediapipe"] = "dlib"
+    detector: Literal["network", "dlib", "mediapipe"] = "network"
     """What finds the faces."""
     drop_near_duplicates: bool = False
     """Leave near duplicates out instead of listing them only; exact ones are always left out."""

@@ -7,9 +7,11 @@ from ..errors import UsageError
 from ..face import Face
 from ..images import Photo
 from ..scene import Scene
-from ..weights import load_file
+from ..weights import REGISTRY, load_file
+from .deep3d_photo import Deep3dReconstructor
 from .depthnet import DepthNetReconstructor
 from .morphable_photo import MorphableReconstructor, users_model
+from .person import PersonReconstructor, Together
 from .unsup3d_object import ObjectReconstructor, ObjectShape
 from .unsup3d_photo import Unsup3dReconstructor
 
@@ -34,11 +36,17 @@ class Reconstructor(Protocol):
         ...
 
 
-RECONSTRUCTORS: dict[str, type[Reconstructor]] = {
+METHODS: dict[str, type[Reconstructor]] = {
     "depthnet": DepthNetReconstructor,
     "unsup3d": Unsup3dReconstructor,
+    "deep3d": Deep3dReconstructor,
     "morphable": MorphableReconstructor,
 }
+"""All that weight files may be of."""
+RECONSTRUCTORS = {name: method for name, method in METHODS.items() if method.weights in REGISTRY}
+"""The menu: those for which there are weights that all users can have."""
+PERSON_METHODS = tuple(name for name, method in RECONSTRUCTORS.items() if issubclass(method, PersonReconstructor))
+"""Those on the menu that look at several photos of one person together; the first is taken where none is chosen."""
 
 
 def reconstructor(method: str) -> Reconstructor:
@@ -48,9 +56,9 @@ def reconstructor(method: str) -> Reconstructor:
     """
     if method.endswith(".safetensors"):
         _, card = load_file(Path(method))
-        if card.get("method") not in RECONSTRUCTORS:
-            raise UsageError(f"{method}: weights of {card.get('method')!r}, expected {' or '.join(RECONSTRUCTORS)}")
-        return RECONSTRUCTORS[card["method"]].from_file(Path(method))
+        if card.get("method") not in METHODS:
+            raise UsageError(f"{method}: weights of {card.get('method')!r}, expected {' or '.join(METHODS)}")
+        return METHODS[card["method"]].from_file(Path(method))
     if method not in RECONSTRUCTORS:
         raise UsageError(
             f"method {method!r} is not known; there are: {', '.join(RECONSTRUCTORS)}, or give a .safetensors file"
@@ -73,12 +81,17 @@ def object_reconstructor(method: str) -> ObjectReconstructor | None:
 
 
 __all__ = [
+    "METHODS",
+    "PERSON_METHODS",
     "RECONSTRUCTORS",
+    "Deep3dReconstructor",
     "DepthNetReconstructor",
     "MorphableReconstructor",
     "ObjectReconstructor",
     "ObjectShape",
+    "PersonReconstructor",
     "Reconstructor",
+    "Together",
     "Unsup3dReconstructor",
     "object_reconstructor",
     "reconstructor",

@@ -10,9 +10,9 @@ from ..data.crop import cut
 from ..filters import guided_upsample, smoothstep
 from ..geometry import clip, clip_from_camera, project, unproject, vertex_normals
 from ..images import Photo, to_tensor
-from ..morphable import POSE_WEIGHTS, MeanHead, MorphableModel
+from ..morphable import POSE_WEIGHTS, MeanHead, MorphableModel, WholeHead, bend, has_whole_head
 from ..render import interpolate, rasterize, sh_basis
-from ..scene import Camera, Mesh, Pose, Scene, SphericalHarmonics
+from ..scene import Camera, Mesh, Pose, Scene, SphericalHarmonics, WholeSurface
 from .morphable_fit import Placement, known_landmarks
 
 LARGEST = 2048
@@ -23,6 +23,8 @@ DARKEST = 0.15
 """Least light by which colours are divided: deeper shadows stay in the texture."""
 TRUSTED = (0.85, 1.0)
 """Where trust begins to end and where it ends, in radii of an ellipse over the face."""
+REACH = 90.0
+"""Millimetres from a landmark up to which the head is bent towards where it was found."""
 BELIEVED = (0.05, 0.3)
 """Of the trust in a landmark: below the first it is an outlier, above the second it is not."""
 
@@ -30,9 +32,10 @@ BELIEVED = (0.05, 0.3)
 class SceneBuilder:
     """Builds scenes of one model. May be shared by threads."""
 
-    def __init__(self, model: MorphableModel) -> None:
-        """model: the part that a photo shows."""
+    def __init__(self, model: MorphableModel, whole: MorphableModel | None = None) -> None:
+        """model: the part that a photo shows; whole: all of it, if a head shall be made of more than that part."""
         self.model = model
+        self.head = WholeHead.of(whole) if whole is not None and has_whole_head(whole) else None
         self.mean_head = MeanHead.load()
         self.trust = _trust(model)
 
@@ -62,7 +65,18 @@ class SceneBuilder:
             millimetres_per_unit=unit,
             landmarks=points,
             trust=self.trust,
+            whole=None if self.head is None else self._whole(self.head, placed, points, unit),
         )
+
+    def _whole(self, head: WholeHead, placed: Placement, points: Tensor, unit: float) -> WholeSurface:
+        """The fitted head, bent so that its landmarks lie where the scene's do (68, 3)."""
+        rest = head.vertices(placed.identity[None].float(), placed.expression[:1].float())[0]
+        vertices = (rest @ placed.rotation[0].float().mT + placed.translation[0].float()) / unit
+        own = (placed.points[0] / unit).float()
+        known = own.isfinite().all(1)
+        vertices = bend(vertices, own[known], points[known], smoothing=0.05, reach=REACH / unit)
+        landmarks = head.skin.landmarks(head.skin.mean)
+        return WholeSurface(Mesh(vertices, head.faces, head.uv), head.mirror, head.mean, landmarks)
 
     def _points(self, pixels: Tensor, placed: Placement) -> Tensor:
         """Landmarks (68, 3), millimetres: as deep as the model's, on the rays of those that were found.

@@ -117,7 +117,7 @@ class Relightable:
         if not (shadows and light.diffuse):
             return shade(self.head.scene.mesh_at_rest().normals, torch.ones(len(self._normals), 1), light)
         lamp = lamp_at(self.head, torch.as_tensor(light.direction, dtype=torch.float32))
-        return light.ambient + light.diffuse * smoothed(lamp[:, None], 1.0)
+        return light.ambient + light.diffuse * smoothed(self.head, lamp[:, None], 1.0)
 
     def _pictured(self, values: Tensor) -> Tensor:
         """(C, h, w) at the maps' size from values per vertex (V, C); carried on around the head."""

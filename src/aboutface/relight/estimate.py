@@ -6,8 +6,7 @@ from torch.nn import functional
 
 from ..filters import blur, sample
 from ..geometry import project
-from ..head import Head
-from ..morphable import MeanHead
+from ..head import Head, HeadTemplate
 from ..render import sh_basis
 from ..scene import Light, SphericalHarmonics
 from .drawing import Part, mm_per_pixel
@@ -31,16 +30,16 @@ def estimate_light(head: Head, log_brightness: Tensor, start: Light | SphericalH
         start: where a method knows the light already: the search stays near it.
     """
     towards = None if start is None else main_direction(start)
-    mean = MeanHead.load()
-    weight = head.seen * head.face_part * _skin(mean)
-    both = torch.minimum(weight, _mirrored(weight, mean))
+    template = head.template
+    weight = head.seen * head.face_part * _skin(template)
+    both = torch.minimum(weight, template.mirrored(weight))
     normals = soft_normals(head)
     pick = torch.nonzero(weight > 0.3)[:, 0]
     if len(pick) < 50:
         return Light(0.5, 0.5, direction_of(0, 15) if towards is None else towards)
     # Shading is smooth: a few hundred places say as much as all.
     pick = pick[:: max(1, len(pick) // FIT_POINTS)]
-    twins = torch.arange(len(weight)).view(mean.radius.shape).flip(1).flatten()[pick]
+    twins = template.mirrored(torch.arange(len(weight)))[pick]
     y, y_twin, w, w_both = log_brightness[pick], log_brightness[twins], weight[pick], both[pick]
     n, n_twin = normals[pick], normals[twins]
 
@@ -89,15 +88,14 @@ def unevenness(head: Head, log_albedo: Tensor) -> Tensor:
 
     What differs very much is taken for albedo: a strand of hair, a mole.
     """
-    mean = MeanHead.load()
+    template = head.template
     weight = head.seen * head.face_part
-    both = torch.minimum(weight, _mirrored(weight, mean))
-    difference = (log_albedo - _mirrored(log_albedo, mean)) / 2
+    both = torch.minimum(weight, template.mirrored(weight))
+    difference = (log_albedo - template.mirrored(log_albedo)) / 2
     weight = both / (1 + (difference / 0.35).square()).square()
-    shape = mean.radius.shape
-    sums = blur(torch.stack([difference * weight, weight]).view(2, *shape), 5.0)
+    total, share, known = smoothed(head, torch.stack([difference * weight, weight, both], -1), 5.0).unbind(-1)
     # Little evidence, little correction.
-    return (sums[0] / (sums[1] + 0.1)).flatten().clamp(-0.8, 0.8) * blur(both.view(1, *shape), 5.0).flatten()
+    return (total / (share + 0.1)).clamp(-0.8, 0.8) * known
 
 
 def log_brightness_of(linear: Tensor, head: Head, part: Part) -> Tensor:
@@ -110,26 +108,20 @@ def log_brightness_of(linear: Tensor, head: Head, part: Part) -> Tensor:
 
 def soft_normals(head: Head) -> Tensor:
     """(V, 3) unit normals of the closed head without its finest relief, which is the mean head's and not this one's."""
-    return functional.normalize(smoothed(head.scene.mesh_at_rest().normals, 2.5), dim=-1)
+    return functional.normalize(smoothed(head, head.scene.mesh_at_rest().normals, 2.5), dim=-1)
 
 
-def smoothed(values: Tensor, sigma: float) -> Tensor:
-    """Values per vertex (V, C) blurred over the head's rows and columns."""
-    rows, columns = MeanHead.load().radius.shape
-    return blur(values.T.reshape(-1, rows, columns), sigma).flatten(1).T
+def smoothed(head: Head, values: Tensor, sigma: float) -> Tensor:
+    """Values per vertex of the closed head (V, C) blurred over its atlas, about 1.5 mm of the face per unit."""
+    return head.template.at_vertices(blur(head.template.pictured(values)[0], sigma))
 
 
 def log_arriving(light: SphericalHarmonics, head: Head) -> Tensor:
     return (sh_basis(soft_normals(head)) @ light.coefficients)[:, 0].clamp_min(DARKEST).log()
 
 
-def _mirrored(values: Tensor, mean: MeanHead) -> Tensor:
-    """(V,) values of each vertex's twin on the other side of the head."""
-    return values.view(mean.radius.shape).flip(1).flatten()
-
-
 @torch.no_grad()
-def _skin(mean: MeanHead) -> Tensor:
+def _skin(template: HeadTemplate) -> Tensor:
     """(V,) 1 on bare skin, 0 within a centimetre of brows, eyes, nostrils and lips."""
-    features = mean.landmarks[[*range(17, 27), *range(31, 68)]]
-    return (torch.cdist(mean.vertices(), features).amin(1) > 9).float()
+    features = template.landmarks[[*range(17, 27), *range(31, 68)]]
+    return (torch.cdist(template.mean, features).amin(1) > 9).float()
