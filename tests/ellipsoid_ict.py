@@ -88,10 +88,10 @@ def mean_landmarks(model: MorphableModel, scale: float = 1.0, shift=(0.0, 0.0)) 
     return apply(crop_from_photo(five_from_68(marks), ICT_FIVE), marks).numpy() * scale + shift
 
 
-def picture(model: MorphableModel, said: Coefficients, size: int = 224) -> np.ndarray:
-    """(S, S, 3) uint8: the front of the face before grey."""
+def picture(model: MorphableModel, said: Coefficients, size: int = 224, net: FaceRegressor | None = None) -> np.ndarray:
+    """(S, S, 3) uint8: the front of the face before grey; in the albedo that `net` has learned, where it has one."""
     layout = replace(LAYOUT, identity=said.id.shape[1], expression=said.exp.shape[1])
-    basis = Basis.of(model.part("front"), layout, ICT_CENTRE)
+    basis = Basis.of(model.part("front"), layout, ICT_CENTRE) if net is None else net.basis(model.part("front"))
     drawn = draw(basis, Coefficients(*(part.float() for part in said)), size, supersample=2)
     image = drawn.over(torch.full((1, 3, size, size), 0.5)).clamp(0, 1)[0]
     return (image.movedim(0, -1) * 255).round().byte().numpy()

@@ -16,11 +16,12 @@ from PIL import Image
 
 import ellipsoid_ict as made_up
 from aboutface.cli import main
-from aboutface.edit import Pipeline
+from aboutface.edit import Pipeline, result
 from aboutface.errors import UsageError
 from aboutface.export import save_coloured_obj
 from aboutface.reconstruct import deep3d_photo
 from aboutface.reconstruct.deep3d_face import reconstruction
+from aboutface.weights import digest
 
 loadmat = pytest.importorskip("scipy.io", reason="needs the extra morphable").loadmat
 
@@ -69,9 +70,11 @@ def folder(model, tmp_path_factory):
 def home(folder, monkeypatch):
     monkeypatch.setenv("ABOUTFACE_HOME", str(folder / "home"))
     monkeypatch.delenv("ABOUTFACE_DATA", raising=False)
-    deep3d_photo._users_ict.cache_clear()
+    for kept in (deep3d_photo._users_ict, result.about_weights):
+        kept.cache_clear()
     yield
-    deep3d_photo._users_ict.cache_clear()
+    for kept in (deep3d_photo._users_ict, result.about_weights):
+        kept.cache_clear()
 
 
 @pytest.fixture
@@ -208,6 +211,8 @@ def test_numbers_and_record(made, folder):
     assert about["crop"]["size"] == 224
     assert np.allclose(about["crop"]["crop_from_photo"], arrays["crop_from_photo"])
     assert record["model"]["name"] == "small.safetensors"
+    (used,) = [weights for weights in record["weights"] if weights["name"] == "ict"]
+    assert used["sha256"] == digest(folder / "home" / "weights" / "ict.safetensors")
     kinds = {output["file"]: output["kind"] for output in record["outputs"]}
     assert (kinds["me.mat"], kinds["me_mesh.obj"]) == ("fields", "published mesh")
     assert {"me.glb", "me.npz", "me_depth.png", "me_preview.jpg"} <= set(kinds)

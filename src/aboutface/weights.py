@@ -116,6 +116,13 @@ REGISTRY: dict[str, Weights] = {
             "Deng et al., Accurate 3D Face Reconstruction with Weakly-Supervised Learning, CVPR workshops 2019",
         ),
         Weights(
+            "deep3d-sets",
+            "deep3d_sets.safetensors",
+            "Apache-2.0; trained on research-only photos",
+            "How far each of several photos of one person is to be trusted about the face's shape; belongs to deep3d.",
+            "Deng et al., Accurate 3D Face Reconstruction with Weakly-Supervised Learning, CVPR workshops 2019",
+        ),
+        Weights(
             "mean_head",
             "mean_head.safetensors",
             "MIT, (c) 2020 USC Institute for Creative Technologies; its landmarks are a mean of a research-only set",

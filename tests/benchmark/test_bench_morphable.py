@@ -6,7 +6,9 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from PIL import Image
 
+from aboutface.benchmark.consistency import people_kept_aside
 from aboutface.benchmark.morphable import (
     Options,
     nearest_on_triangles,
@@ -19,10 +21,11 @@ from aboutface.benchmark.morphable import (
 from aboutface.cli.bench import bench_morphable
 from aboutface.cli.bench_commands import BenchMorphable
 from aboutface.cli.commands import Talk
+from aboutface.data import split_by_identity
 from aboutface.data.synthetic import SyntheticFaces
 from aboutface.errors import UsageError
 from aboutface.geometry import grid_faces, project, rotation_from_angles
-from aboutface.morphable import ICT_FILE, MorphableModel
+from aboutface.morphable import ICT_FILE, MeanHead, MorphableModel
 from aboutface.recipes import Trained, write_weights
 from aboutface.recipes.synth.generate import synth_faces
 from aboutface.recipes.synth.settings import SynthSettings
@@ -183,3 +186,23 @@ def test_what_is_asked_wrongly(tmp_path):
         bench_morphable(BenchMorphable(tmp_path, output=tmp_path / "out", talk=Talk(quiet=True)))
     with pytest.raises(UsageError, match="--faces 0"):
         run(Options(tmp_path, tmp_path, faces=0))
+
+
+def test_people_are_found_whatever_the_order_of_their_photos(tmp_path):
+    """Frames of twenty people take turns; those with too few photos are passed over."""
+    points = MeanHead.load().landmarks[:, :2] * 0.2 + 30
+    names = [f"p{i}" for i in range(20)]
+    aside = {names[i] for i in split_by_identity(names)["test"].tolist()}
+    assert len(aside) > 2
+    few = min(aside)
+    for name in names:
+        for i in range(3 if name == few else 11):
+            Image.new("RGB", (60, 60)).save(tmp_path / f"{i:02}-{name}.png")
+            side = {"landmarks68": (points + i).tolist(), "identity": name}
+            (tmp_path / f"{i:02}-{name}.json").write_text(json.dumps(side))
+    found = people_kept_aside(tmp_path, None, 2)
+    assert len(found) == 2
+    assert set(found) <= aside - {few}
+    for photos in found.values():
+        # Ten different frames, every other one in the first half.
+        assert (photos.landmarks[:, 30, 0] - points[30, 0]).round().tolist() == [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]

@@ -6,8 +6,10 @@ import torch
 
 from aboutface.data import open_examples, split_by_identity
 from aboutface.detect import choose, detect
+from aboutface.detect.dlib_backend import CUT_OFF
 from aboutface.detect.network_backend import NetworkDetector
 from aboutface.morphable import MeanHead
+from aboutface.reconstruct.deep3d_finder import Found
 from aboutface.reconstruct.deep3d_landmarks import FaceRegressor
 
 
@@ -63,6 +65,23 @@ def test_a_network_that_is_unsure_leaves_dlibs_points(crops):
     (dlib,) = detect(pixels, detector="dlib")
     assert np.array_equal(kept.landmarks, dlib.landmarks)
     assert kept.box == dlib.box
+
+
+def test_the_border_is_told_of_by_the_networks_points(crops, monkeypatch):
+    pixels, truth = crops[0]
+    box = (*truth.min(0).tolist(), *truth.max(0).tolist())
+    detector = choose("network")
+    assert isinstance(detector, NetworkDetector)
+    assert CUT_OFF not in detector.face_in_box(pixels, box).warnings
+    # What is left of the photo begins within the face; then dlib's points are cut off and the network's are not.
+    left = round(box[0] + 0.15 * (box[2] - box[0]))
+    narrow, moved = np.ascontiguousarray(pixels[:, left:]), (box[0] - left, box[1], box[2] - left, box[3])
+    outside = detector.face_in_box(narrow, moved)
+    assert (CUT_OFF in outside.warnings) == bool(outside.landmarks[:, 0].min() < -0.02 * np.ptp(truth, 0).max())
+    inside = Found(torch.from_numpy(truth - [left, 0]).clamp_min(1), 0.0)
+    monkeypatch.setattr("aboutface.detect.network_backend.find_landmarks", lambda *_: inside)
+    assert CUT_OFF not in detector.face_in_box(narrow, moved).warnings
+    assert CUT_OFF in choose("dlib").face_in_box(narrow, moved).warnings  # pyright: ignore
 
 
 def test_a_box_by_hand_and_nothing_found(crops):

@@ -122,12 +122,12 @@ def test_vgg_files_that_do_not_fit_are_told(tmp_path):
         VGG16Features.from_file(file)
     for content in (b"", b"no weights", file.read_bytes()[:300]):
         file.write_bytes(content)
-        with pytest.raises(UsageError, match="cannot be read as weights of vgg16"):
+        with pytest.raises(UsageError, match="cannot be read as the weights of vgg16"):
             VGG16Features.from_file(file)
         file.replace(broken := file.with_suffix(".safetensors"))
-        with pytest.raises(UsageError, match="cannot be read as weights of vgg16"):
+        with pytest.raises(UsageError, match="cannot be read as the weights of vgg16"):
             VGG16Features.from_file(broken)
-    with pytest.raises(UsageError, match="cannot be read as weights of vgg16"):
+    with pytest.raises(UsageError, match="cannot be read as the weights of vgg16"):
         VGG16Features.from_file(tmp_path / "absent.pth")
 
 
@@ -140,7 +140,7 @@ class Intruder:
 
 def test_a_file_that_wants_to_run_something_is_refused(tmp_path):
     torch.save({"features.0.weight": Intruder()}, tmp_path / "vgg.pth")
-    with pytest.raises(UsageError, match="cannot be read as weights of vgg16"):
+    with pytest.raises(UsageError, match="cannot be read as the weights of vgg16"):
         VGG16Features.from_file(tmp_path / "vgg.pth")
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from aboutface.errors import UsageError
+from aboutface.face import MIRROR_68
 from aboutface.recipes.deep3d_albedo import PLAIN, learn_albedo, mirror_vertices
 from aboutface.reconstruct.deep3d import Layout
 from aboutface.reconstruct.deep3d_draw import Basis, draw
@@ -85,8 +86,23 @@ def test_both_sides_are_alike(model, photos):
 
 def test_too_few_photos_are_refused(model, photos):
     images, points = photos
-    with pytest.raises(UsageError, match=r"2 of 2 photos.*more than the 2 modes"):
+    with pytest.raises(UsageError, match=r"more photos than the 2 modes, got 2"):
         learn_albedo(model, images[:2], points[:2], SIZE, 2)
+    # Landmarks that the fit refuses are no photo.
+    swapped = torch.cat([points[:2], points[2:3, MIRROR_68]])
+    with pytest.raises(UsageError, match=r"2 of 3 photos.*more than the 2 modes"):
+        learn_albedo(model, images[:3], swapped, SIZE, 2)
+
+
+def test_it_neither_takes_nor_changes_anybodys_random_numbers(model, photos):
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(learn_albedo(model, photos[0][:8], photos[1][:8], SIZE, 3).modes)
+        after = torch.rand(3)
+        torch.manual_seed(seed)
+        assert torch.equal(after, torch.rand(3))
+    assert torch.equal(*found)
 
 
 def test_a_model_of_two_different_sides_is_refused(model, photos):

@@ -158,18 +158,32 @@ def test_what_cannot_be_used_is_named(tmp_path):
     (tmp_path / "good.json").write_text(json.dumps({"landmarks68": points.tolist(), "identity": "a"}))
     Image.fromarray(image).save(tmp_path / "bare.png")
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    for name, wrong in (("swapped", points[MIRROR_68]), ("nowhere", 0 * points + 50)):
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.json").write_text(json.dumps({"landmarks68": wrong.tolist(), "identity": "b"}))
     said = []
     faces = read_faces(tmp_path, SIZE, said.append)
     assert len(faces.images) == 1
     assert faces.names == ["a"]
     assert any("bare" in line for line in said)
     assert any("broken" in line for line in said)
+    assert any("swapped" in line and "left and right" in line for line in said)
+    assert any("nowhere" in line or "one place" in line for line in said)
     (tmp_path / "good.json").unlink()
     with pytest.raises(UsageError, match="no face that can be used"):
         read_faces(tmp_path, SIZE, quiet)
 
 
-@pytest.mark.parametrize("wrong", [{"scale": 1.0}, {"batch": 1}, {"test_share": 1.0}, {"model_weight": -1.0}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"scale": 1.0},
+        {"batch": 1},
+        {"test_share": 1.0},
+        {"model_weight": -1.0},
+        {"albedo": 5, "albedo_faces": 5},
+    ],
+)
 def test_settings_out_of_range_are_refused(wrong):
     with pytest.raises(UsageError, match="expected"):
         replace(SETTINGS, **wrong)

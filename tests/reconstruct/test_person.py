@@ -177,5 +177,6 @@ def test_methods_that_can_say_so(turned, watching):
     swapped = face_at(faces[1].landmarks[MIRROR_68])
     with pytest.raises(UsageError, match="left and right are swapped in photo 2 of 3"):
         made.together(photos, [faces[0], swapped, *faces[2:]])
-    with pytest.raises(UsageError, match="left and right are swapped"):
-        Deep3dReconstructor(watching, ict()).together(photos[:1], [face_at(mean_landmarks(ict())[MIRROR_68])])
+    marks = mean_landmarks(ict())
+    with pytest.raises(UsageError, match="left and right are swapped in photo 2 of 2"):
+        Deep3dReconstructor(watching, ict()).together(photos[:2], [face_at(marks), face_at(marks[MIRROR_68])])

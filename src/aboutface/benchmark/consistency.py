@@ -15,13 +15,11 @@ import torch
 from torch import Tensor
 
 from ..data import open_examples, split_by_identity
-from ..data.crop import cut
 from ..errors import AboutfaceError, UsageError
 from ..geometry import apply, similarity
-from ..images import to_tensor
 from ..morphable import MorphableModel
 from ..reconstruct import MorphableReconstructor
-from ..reconstruct.deep3d_frame import ICT_FIVE, crop_from_photo, five_from_68
+from ..reconstruct.deep3d_batches import FaceIn, cropped
 from ..reconstruct.deep3d_landmarks import FaceRegressor, SetConfidence, look_at_person
 from ..reconstruct.morphable_photo import crop_intrinsics
 from .goals import Goal
@@ -66,7 +64,7 @@ def measured(
     Named "METHOD, PHOTOS", each with "same" and "other", millimetres, and "share", the first over the mean of the
     second. Raises UsageError where fewer than two people have enough photos.
     """
-    photos = list(_people(people, net, most).values())
+    photos = list(people_kept_aside(people, net, most).values())
     if len(photos) < 2:
         raise UsageError(f"--people {people}: expected two people kept aside or more with {2 * SETS[-1]} photos each")
     model = morphable.front
@@ -83,7 +81,7 @@ def measured(
     return {name: _scores(first, second) for name, (first, second) in shapes.items()}
 
 
-def _people(source: Path, net: FaceRegressor | None, most: int) -> dict[str, _Photos]:
+def people_kept_aside(source: Path, net: FaceRegressor | None, most: int) -> dict[str, _Photos]:
     """The people kept aside of whom there are enough photos."""
     examples = open_examples(source)
     named = [i for i, name in enumerate(examples.identities) if name is not None]
@@ -91,27 +89,28 @@ def _people(source: Path, net: FaceRegressor | None, most: int) -> dict[str, _Ph
         raise UsageError(f"--people {source}: no face has a name; give ytf68-train.tar")
     parts = split_by_identity([examples.identities[i] for i in named], {"train": 1 - TEST_SHARE, "test": TEST_SHARE})
     found: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+    whole: dict[str, _Photos] = {}
     for index in (named[i] for i in parts["test"].tolist()):
-        if len(found) > most:
+        name = str(examples.identities[index])
+        if len(whole) == most:
             break
+        if name in whole:
+            continue
         try:
             example = examples[index]
         except AboutfaceError:
             continue
-        if example.landmarks is not None and len(found[str(example.identity)]) < 2 * SETS[-1]:
-            landmarks = torch.from_numpy(example.landmarks).double()
-            crop = torch.zeros(3, 0, 0)
-            if net is not None:
-                size = net.settings.trunk.size
-                matrix = torch.linalg.inv(crop_from_photo(five_from_68(landmarks), ICT_FIVE, size))
-                crop = to_tensor(cut(example.pixels, matrix.numpy(), size))[0]
-            found[str(example.identity)].append((landmarks, crop))
-    # Frames of one video follow each other: taking turns puts the same moments into both sets.
-    whole = {name: rows[::2] + rows[1::2] for name, rows in found.items() if len(rows) == 2 * SETS[-1]}
-    return {
-        name: _Photos(torch.stack([row[0] for row in rows]), torch.stack([row[1] for row in rows]))
-        for name, rows in list(whole.items())[:most]
-    }
+        if example.landmarks is None:
+            continue
+        face = FaceIn(example.pixels, torch.from_numpy(example.landmarks).double())
+        crop = torch.zeros(3, 0, 0) if net is None else cropped([face], net.settings.trunk.size)[0][0]
+        found[name].append((face.landmarks, crop))
+        if len(found[name]) == 2 * SETS[-1]:
+            rows = found.pop(name)
+            # Frames of one video follow each other: taking turns puts the same moments into both sets.
+            landmarks, crops = zip(*rows[::2], *rows[1::2], strict=True)
+            whole[name] = _Photos(torch.stack(landmarks), torch.stack(crops))
+    return whole
 
 
 def _identities(

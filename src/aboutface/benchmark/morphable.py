@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.crop import cut
 from ..data.synthetic import SyntheticExample, SyntheticFaces
 from ..errors import UsageError
 from ..face import Face
 from ..geometry import apply, pixel_centres, similarity, unproject
 from ..head import complete_head
-from ..images import read_photo, to_tensor
+from ..images import read_photo
 from ..morphable import MeanHead, MorphableModel
 from ..reconstruct import DepthNetReconstructor, MorphableReconstructor
-from ..reconstruct.deep3d_frame import ICT_FIVE, crop_from_photo, five_from_68
+from ..reconstruct.deep3d_batches import FaceIn, cropped
 from ..reconstruct.deep3d_landmarks import FaceRegressor, SetConfidence, look_at_person
 from ..reconstruct.morphable_fit import LandmarkSettings
 from ..reconstruct.morphable_photo import crop_intrinsics
@@ -248,21 +247,15 @@ class _Methods:
         """The same of what the network says, where there is one: the mean of its identities, and by confidence."""
         if self.net is None:
             return {}
-        model, size = self.morphable.front, self.net.settings.trunk.size
-        crops = torch.cat([_crop(seen, size) for seen in photos])
-        found = {}
+        model, found = self.morphable.front, {}
+        faces = [FaceIn(seen.example.image, torch.from_numpy(seen.landmarks)) for seen in photos]
+        crops, _ = cropped(faces, self.net.settings.trunk.size)
         for name, confidence in (("network", None), ("confidence", self.confidence)):
             if name == "network" or confidence is not None:
                 person = look_at_person(self.net, crops, confidence)
                 vertices = model.vertices(person.identity[None], person.each.exp[:1])[0]
                 found[name] = photos[0].errors(vertices, model.faces, model.landmarks(vertices))
         return found
-
-
-def _crop(seen: _Seen, size: int) -> Tensor:
-    """(1, 3, size, size) as the network wants it, cut by the landmarks."""
-    matrix = crop_from_photo(five_from_68(torch.from_numpy(seen.landmarks)), ICT_FIVE, size)
-    return to_tensor(cut(seen.example.image, torch.linalg.inv(matrix).numpy(), size))
 
 
 def run(options: Options, log: Callable[[str], None] = print) -> Report:
@@ -372,6 +365,7 @@ def _write(report: Report, options: Options, found: dict[str, Scores], people: i
             "faces": options.faces,
             "noise": options.noise,
             "method": None if options.method is None else str(options.method),
+            "sets": None if options.sets is None else str(options.sets),
             "people": None if options.people is None else str(options.people),
         },
         "people": people,

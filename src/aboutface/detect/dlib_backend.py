@@ -50,6 +50,8 @@ _BOX_DOWN, _BOX_SIDE = -0.03, 3.41
 """HOG box by the 51 inner points: centre below their mean, and side, in their RMS radius (medians of 396 crops)."""
 _CNN_DOWN, _CNN_SIDE = 0.065, 1.065
 """From the CNN's box to HOG's: shift down in sides, and growth (medians of 120 crops)."""
+CUT_OFF = "The face is cut off by the border of the photo: what lies outside is guessed."
+"""A warning of `Face.warnings`."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ class DlibDetector:
         hit = _Hit((left + right) / 2, (top + bottom) / 2, ((right - left) * (bottom - top)) ** 0.5)
         with self._lock:
             guess = _landmarks(np.ascontiguousarray(pixels), hit)
-        warnings = _cut_off(guess.points, pixels.shape)
+        warnings = cut_off(guess.points, pixels.shape)
         if guess.scatter > 0.025:
             warnings += ("The landmarks are uncertain: the given box may not hold an upright face.",)
         return Face(guess.points, box, 1.0, self.name, 0, warnings)
@@ -263,7 +265,7 @@ def _same(a: _Hit, b: _Hit) -> bool:
 
 def _face(guess: _Guess, shape: tuple[int, ...]) -> Face:
     hit = guess.hit
-    warnings = _cut_off(guess.points, shape)
+    warnings = cut_off(guess.points, shape)
     if not guess.sure or guess.scatter > 0.025:
         warnings += (
             f"Detector and landmarks are unsure of this face (score {hit.score:.2f}, "
@@ -274,10 +276,11 @@ def _face(guess: _Guess, shape: tuple[int, ...]) -> Face:
     return Face(guess.points, box, hit.score, DlibDetector.name, 0, warnings)
 
 
-def _cut_off(points: np.ndarray, shape: tuple[int, ...]) -> tuple[str, ...]:
+def cut_off(points: np.ndarray, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """CUT_OFF where landmarks (68, 2) lie clearly outside a photo of shape (H, W, ...)."""
     slack = 0.02 * np.ptp(points, axis=0).max()
     outside = (points < -slack) | (points > np.array([shape[1], shape[0]]) + slack)
-    return ("The face is cut off by the border of the photo: what lies outside is guessed.",) if outside.any() else ()
+    return (CUT_OFF,) if outside.any() else ()
 
 
 @lru_cache

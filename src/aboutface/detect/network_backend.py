@@ -14,7 +14,7 @@ from ..face import Face
 from ..nn.mobile import fused
 from ..reconstruct.deep3d_finder import Found, find_landmarks, in_box
 from ..reconstruct.deep3d_landmarks import FaceRegressor
-from .dlib_backend import DlibDetector
+from .dlib_backend import CUT_OFF, DlibDetector, cut_off
 
 SURE = 0.03
 """In face sizes: nearer than this the answers of picture and mirror image make a second start needless."""
@@ -60,7 +60,10 @@ class NetworkDetector:
             found.apart <= UNSURE * _size(found) and float(away.norm()) <= ASTRAY * max(right - left, bottom - top)
         ):
             return replace(face, detector=self.name)
-        return replace(face, landmarks=found.points.numpy(), detector=self.name)
+        points = found.points.numpy()
+        others = tuple(warning for warning in face.warnings if warning != CUT_OFF)
+        warnings = (*others, *cut_off(points, pixels.shape))
+        return replace(face, landmarks=points, detector=self.name, warnings=warnings)
 
 
 def _size(found: Found) -> float:

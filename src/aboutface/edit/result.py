@@ -17,7 +17,7 @@ from ..export import save_mesh
 from ..face import Face
 from ..head import Head, window_intrinsics
 from ..images import Photo
-from ..reconstruct import RECONSTRUCTORS, weights_of
+from ..reconstruct import RECONSTRUCTORS, models_of, weights_of
 from ..reconstruct.deep3d_face import reconstruction
 from ..reconstruct.deep3d_frame import SIZE
 from ..reconstruct.deep3d_frame import Reconstruction as PublishedFace
@@ -92,7 +92,8 @@ class Portrait:
             # Unrounded: given back with --landmarks they make the same picture.
             "landmarks": self.face.landmarks.tolist(),
             "weights": [
-                dict(about_weights(name)) for name in ("mean_head", *DETECTOR_WEIGHTS.get(self.face.detector, ()))
+                dict(about_weights(name))
+                for name in ("mean_head", *DETECTOR_WEIGHTS.get(self.face.detector, ()), *_models_of(self.method))
             ],
             **({} if self.scene.morphable is None else {"morphable": about_morphable(self.scene.morphable)}),
         }
@@ -337,6 +338,10 @@ def about_model(method: str) -> dict[str, str]:
     if method in RECONSTRUCTORS:
         return about_weights(weights_of(method))
     return {"name": Path(method).name, "sha256": digest(Path(method)), "licence": "the user's own weights"}
+
+
+_models_of = lru_cache(maxsize=8)(models_of)
+"""Once per method: of a file it reads all of it."""
 
 
 @lru_cache(maxsize=8)

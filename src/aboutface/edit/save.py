@@ -413,7 +413,8 @@ def _published(shape: Reconstruction | ObjectReconstruction, target: Path) -> Pu
     if not isinstance(shape, Reconstruction) or shape.portrait.scene.morphable is None:
         raise UsageError(
             f"{target}: {shape.portrait.method} has no coefficients of a morphable model; choose --method morphable or "
-            f"deep3d, or name one of {' '.join(suffix for suffix in SHAPE_SUFFIXES if suffix != '.mat')}"
+            "deep3d, with a model whose 68 landmarks are known, or name one of "
+            f"{' '.join(suffix for suffix in SHAPE_SUFFIXES if suffix != '.mat')}"
         )
     return shape.published()
 

@@ -14,8 +14,6 @@ from ..scene import Camera
 from .hair import HairOutline, alike, bareness
 from .template import WholeTemplate
 
-HIGHEST, LOWEST = 70.0, 112.0
-"""Between which heights, millimetres below the ears' upper end, a collar is looked for."""
 SIZE = 512
 """Side of the atlas in which it is made up: 0.7 mm of a face per texel."""
 
@@ -67,25 +65,6 @@ class Hidden:
         side = torch.where(template.mean[:, 0] < 0, left, right)
         hangs = smoothstep(template.azimuths.abs(), 1.15, 1.5) * (1 - smoothstep(template.heights, 90.0, 115.0))
         return torch.maximum(template.hair(), side * hangs)
-
-    def covers(self, seen: Tensor) -> Tensor:
-        """(V,) 0 to 1: where skin is bare, and not under a collar, as far as what is `seen` (V,) of the neck tells."""
-        template = self.template
-        pixels = project(self.vertices, self.camera.K)
-        bare = bareness(sample(self.window, pixels, self.part)[:, None], self.skin)[0]
-        azimuth, below = template.azimuths.abs(), template.heights
-        beside = (azimuth > 0.6) & (azimuth < 1.6) & (seen > 0.5)
-        collar = LOWEST
-        for height in torch.arange(HIGHEST, LOWEST, 4.0).tolist():
-            level = beside & ((below - height).abs() < 4)
-            if int(level.sum()) >= 6 and float(bare[level].mean()) < 0.5:
-                collar = height
-                break
-        # It is lower in front, where collars open.
-        line = collar + 25 * (1 - smoothstep(azimuth, 0.3, 1.2)) - 15 * smoothstep(azimuth, 1.6, 2.2)
-        dressed = smoothstep(template.below_jaw(), 0.0, 10.0) * seen * (1 - bare)
-        dressed = torch.maximum(dressed, template.mirrored(dressed)) * (azimuth < 1.6)
-        return (1 - smoothstep(below - line, -6.0, 8.0)) * (1 - dressed)
 
     def _strands(self, hair: Tensor) -> tuple[Tensor, Tensor]:
         """Hair taken from around the outline (3, SIZE, SIZE), and where in the atlas it is known (SIZE, SIZE)."""

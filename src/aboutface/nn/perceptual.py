@@ -6,7 +6,6 @@ Both are differentiable by the images, and nothing trains them.
 """
 
 import logging
-import pickle
 from itertools import pairwise
 from pathlib import Path
 from typing import Literal
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UsageError
+from .states import read_state
 
 FeatureName = Literal["auto", "vgg16", "filters"]
 
@@ -72,7 +72,7 @@ class VGG16Features(nn.Module):
         Raises UsageError where the file cannot be read, or lacks a tensor or has one of another shape.
         """
         network = cls(last)
-        stored = _read(Path(file))
+        stored = read_state(Path(file), "vgg16")
         wanted = network.state_dict()
         for key, tensor in wanted.items():
             found = tuple(stored[key].shape) if isinstance(stored.get(key), Tensor) else "nothing"
@@ -207,21 +207,6 @@ def _position(layer: str) -> int:
     if layer not in VGG16_LAYERS:
         raise UsageError(f"VGG16 has no layer {layer!r}: choose one of {', '.join(VGG16_LAYERS)}")
     return VGG16_LAYERS.index(layer)
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    """Tensors of a file that may be broken or something else; nothing in it is executed."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        stored = load_file(file) if file.suffix == ".safetensors" else torch.load(file, "cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError, SafetensorError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"{file}: cannot be read as weights of vgg16 ({reason})") from None
-    if not isinstance(stored, dict):
-        raise UsageError(f"{file}: expected the named tensors of vgg16, found {type(stored).__name__}")
-    return stored
 
 
 def _opponent(images: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..files import reason
 
 
 def read_state(file: Path, what: str) -> dict[str, Tensor]:
@@ -29,8 +30,7 @@ def read_state(file: Path, what: str) -> dict[str, Tensor]:
         pickle.UnpicklingError,
         SafetensorError,
     ) as error:
-        why = " ".join(str(error).split())[:120]
-        raise UsageError(f"{file}: cannot be read as the weights of {what} ({why})") from None
+        raise UsageError(f"{file}: cannot be read as the weights of {what} ({reason(error)[:120]})") from None
     if not isinstance(stored, dict):
         raise UsageError(f"{file}: expected the named tensors of {what}, found {type(stored).__name__}")
     return stored

@@ -84,7 +84,8 @@ class Deep3DTraining:
     test_share: float = 0.2
     """Share of the people that are kept out of training and graded; pictures without a name are all trained on."""
     start: Path | None = None
-    """Weights to start from: of the same sizes (.safetensors), or the released ones for the BFM (epoch_20.pth)."""
+    """Weights to start from: of the same sizes, but for smaller crops or without albedo if need be (.safetensors), or
+    the released ones for the BFM (epoch_20.pth)."""
     backbone: Path | None = None
     """Torchvision's weights of the ResNet, learned on ImageNet, to start from (resnet50-0676ba61.pth)."""
     model: Path | None = None
@@ -106,6 +107,10 @@ class Deep3DTraining:
             raise UsageError(
                 f"--albedo {self.albedo} --drawn {self.drawn} --photo {self.photo}: expected 0 or more modes, a share "
                 "of the batch above 0, and a weight from 0 on"
+            )
+        if self.albedo and self.albedo_faces <= self.albedo:
+            raise UsageError(
+                f"--albedo-faces {self.albedo_faces}: expected more than the modes, --albedo {self.albedo}"
             )
         if (self.recognition or self.stand_in) and not self.albedo:
             raise UsageError("--recognition, --stand-in: faces are drawn only with --albedo; give it some modes")
@@ -130,6 +135,8 @@ class Deep3DTraining:
         parts = faces.split(self.test_share)
         log(f"{len(parts['train'])} faces to train on, {len(parts['test'])} of other people to test")
         chosen = parts["train"]
+        if not len(chosen):
+            raise UsageError(f"{data}: everybody is kept aside; take a smaller --test-share or more people")
         if net.settings.vertices and not bool(net.albedo.any()):
             self._learn_albedo(net, model, faces, chosen, log)
         batches = TensorBatches(

@@ -69,7 +69,10 @@ class FittedFaces:
 
     @torch.no_grad()
     def seen(self, images: Tensor, points: Tensor, size: int) -> Seen:
-        """Of crops (N, 3, B, B) uint8 with a margin about `size` pixels, with landmarks (N, 68, 2) there."""
+        """Of crops (N, 3, B, B) uint8 with a margin about `size` pixels, with landmarks (N, 68, 2) there.
+
+        Of landmarks that the fit refuses all weights are 0.
+        """
         side = images.shape[-1]
         K = camera(size).K.double()
         K[:2, 2] += (side - size) / 2
@@ -77,7 +80,11 @@ class FittedFaces:
         return Seen(*(torch.stack(parts) for parts in zip(*found, strict=True)))
 
     def _one(self, image: Tensor, points: Tensor, K: Tensor) -> Seen:
-        fit = self.fitter(points, K, LandmarkSettings(iterations=STEPS))
+        try:
+            fit = self.fitter(points, K, LandmarkSettings(iterations=STEPS))
+        except UsageError:
+            nothing = torch.zeros(len(self.model.mean), 3)
+            return Seen(nothing, nothing[:, 0], nothing)
         vertices = fit.vertices(self.model)[0]
         normals = vertex_normals(vertices, self.model.faces)
         side = image.shape[-1]
@@ -117,6 +124,8 @@ def learn_albedo(
 
     Raises UsageError for a model whose sides differ, and for too few photos that show enough of a face.
     """
+    if len(images) <= modes:
+        raise UsageError(f"albedo: expected more photos than the {modes} modes, got {len(images)}; give more faces")
     twins = mirror_vertices(model)
     faces = FittedFaces(model, LandmarkFitter(model, min(IDENTITIES, len(model.identity))))
     albedos, mean = [], model.mean.new_tensor(PLAIN).repeat(len(model.mean), 1)
@@ -139,7 +148,10 @@ def learn_albedo(
         mean = mean * (mean.new_tensor(PLAIN) / _level(mean, model))
     albedos, weights = _albedos(seen, mean, twins)
     off = weights[..., None] * (albedos - mean).clamp(-LARGEST_OFF, LARGEST_OFF)
-    _, sizes, directions = torch.svd_lowrank(off.flatten(1), q=min(modes + 10, len(off)), niter=4)
+    # It draws random numbers; a run that is resumed must find the same modes again.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        _, sizes, directions = torch.svd_lowrank(off.flatten(1), q=min(modes + 10, len(off)), niter=4)
     spread = sizes[:modes] / len(off) ** 0.5
     explained = float(sizes[:modes].square().sum() / off.square().sum())
     log(f"albedo: {modes} modes of {len(off)} photos hold {100 * explained:.0f} % of how they differ")
@@ -159,17 +171,16 @@ def _albedos(seen: Seen, mean: Tensor, twins: Tensor) -> tuple[Tensor, Tensor]:
     """Albedo (N, V, 3) of each photo, by the light that suits the mean (V, 3), alike on both sides; weight (N, V)."""
     basis = sh_basis(seen.normals)
     even = 1 / float(basis[0, 0, 0])
-    rows = basis[..., None] * mean[:, None]
-    weight = seen.weights[..., None, None]
-    light = rows.new_zeros(len(rows), 9, 3)
+    weight = seen.weights[..., None]
+    light = basis.new_zeros(len(basis), 9, 3)
     light[:, 0] = even
     prior = torch.full((9,), 1 / (even * LIGHT_SPREAD) ** 2)
     prior[0] = 0.1 / even**2
     for channel in range(3):
-        row = rows[..., channel]
-        left = (row * weight[..., 0]).mT @ row + torch.diag(100 * prior)
+        row = basis * mean[:, channel, None]
+        left = (row * weight).mT @ row + torch.diag(100 * prior)
         start = torch.einsum("nvk,nk->nv", row, light[..., channel])
-        right = ((row * weight[..., 0]).mT @ (seen.colours[..., channel] - start)[..., None])[..., 0]
+        right = ((row * weight).mT @ (seen.colours[..., channel] - start)[..., None])[..., 0]
         light[..., channel] += torch.linalg.solve(left, right)
     shading = (basis @ light).clamp_min(0.15)
     tone = (seen.weights[..., None] * shading).sum(1) / seen.weights.sum(1).clamp_min(1e-6)[:, None]

@@ -12,8 +12,10 @@ from torch.nn import functional
 from ..data import open_examples, split_by_identity
 from ..data.crop import cut
 from ..errors import AboutfaceError, UsageError
-from ..geometry import apply
+from ..geometry import MIRROR_68, apply, orthographic_pose
+from ..morphable import POSE_WEIGHTS, MeanHead
 from ..reconstruct.deep3d_frame import ICT_FIVE, crop_from_photo, five_from_68
+from ..reconstruct.morphable_fit import SWAPPED, are_swapped
 from .deep3d_augment import Augmentation, AugmentSettings, random_augmentation
 
 MARGIN = 1.5
@@ -52,6 +54,7 @@ def read_faces(data: Path, size: int, log: Callable[[str], None]) -> CroppedFace
             example = examples[index]
             if example.landmarks is None:
                 raise UsageError(f"{example.key}: no landmarks; aboutface data prepare finds them")
+            _check(example.key, example.landmarks)
             image, moved = crop_face(example.pixels, example.landmarks, size)
         except AboutfaceError as error:
             bad[entry.name] = str(error)
@@ -66,6 +69,14 @@ def read_faces(data: Path, size: int, log: Callable[[str], None]) -> CroppedFace
     if not images:
         raise UsageError(f"{data}: no face that can be used; give a folder or tar of crops with landmarks")
     return CroppedFaces(torch.from_numpy(np.stack(images)).movedim(-1, 1).contiguous(), torch.stack(points), names)
+
+
+def _check(key: str, landmarks: np.ndarray) -> None:
+    """Raises UsageError where left and right of landmarks (68, 2) are exchanged."""
+    mean, trust = MeanHead.load().landmarks.double(), POSE_WEIGHTS.double()
+    points = torch.from_numpy(landmarks).double()
+    if are_swapped(orthographic_pose(mean, points, trust)[0], mean, points[MIRROR_68], trust):
+        raise UsageError(f"{key}: {SWAPPED.format(1, 1)}")
 
 
 def crop_face(pixels: np.ndarray, landmarks: np.ndarray, size: int) -> tuple[np.ndarray, Tensor]:

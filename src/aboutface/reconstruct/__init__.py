@@ -54,21 +54,31 @@ def reconstructor(method: str) -> Reconstructor:
 
     Raises UsageError for a name that is not on the menu, and for a file that is no such weights.
     """
+    made = _class_of(method)
+    return made.from_file(Path(method)) if method.endswith(".safetensors") else made()
+
+
+def _class_of(method: str) -> type[Reconstructor]:
     if method.endswith(".safetensors"):
         _, card = load_file(Path(method))
         if card.get("method") not in METHODS:
             raise UsageError(f"{method}: weights of {card.get('method')!r}, expected {' or '.join(METHODS)}")
-        return METHODS[card["method"]].from_file(Path(method))
+        return METHODS[card["method"]]
     if method not in RECONSTRUCTORS:
         raise UsageError(
             f"method {method!r} is not known; there are: {', '.join(RECONSTRUCTORS)}, or give a .safetensors file"
         )
-    return RECONSTRUCTORS[method]()
+    return RECONSTRUCTORS[method]
 
 
 def weights_of(method: str) -> str:
     """Name of the record, in `aboutface models list`, of what a method on the menu works with."""
     return users_model() if method == MorphableReconstructor.name else RECONSTRUCTORS[method].weights
+
+
+def models_of(method: str) -> tuple[str, ...]:
+    """Names of the records of the user's face models that a method, by name or file, works with besides its weights."""
+    return ("ict",) if _class_of(method) is Deep3dReconstructor else ()
 
 
 def object_reconstructor(method: str) -> ObjectReconstructor | None:
@@ -93,6 +103,7 @@ __all__ = [
     "Reconstructor",
     "Together",
     "Unsup3dReconstructor",
+    "models_of",
     "object_reconstructor",
     "reconstructor",
     "weights_of",

@@ -1,6 +1,6 @@
 """Many photos through the small network, some at a time; memory does not grow with their number."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -35,6 +35,15 @@ class Looked(NamedTuple):
     """(B, 68, 2) pixels of each photo."""
 
 
+def cropped(faces: Sequence[FaceIn], size: int) -> tuple[Tensor, Tensor]:
+    """The crops (B, 3, size, size) in [0, 1] of B faces as the network wants them, and crop_from_photo (B, 3, 3)."""
+    five = five_from_68(torch.stack([face.landmarks.double() for face in faces]))
+    matrices = crop_from_photo(five, ICT_FIVE, size)
+    inverse = torch.linalg.inv(matrices).numpy()
+    crops = [to_tensor(cut(face.pixels, matrix, size)) for face, matrix in zip(faces, inverse, strict=True)]
+    return torch.cat(crops), matrices
+
+
 @torch.inference_mode()
 def look(net: FaceRegressor, faces: Iterable[FaceIn], batch: int = 8) -> Iterator[Looked]:
     """The network's answers in the order of `faces`, which are drawn one batch at a time.
@@ -45,10 +54,6 @@ def look(net: FaceRegressor, faces: Iterable[FaceIn], batch: int = 8) -> Iterato
         raise UsageError(f"batch: expected 1 or more, got {batch}")
     size, rest = net.settings.trunk.size, iter(faces)
     while some := list(islice(rest, batch)):
-        matrices = crop_from_photo(
-            five_from_68(torch.stack([face.landmarks.double() for face in some])), ICT_FIVE, size
-        )
-        inverse = torch.linalg.inv(matrices).numpy()
-        crops = [to_tensor(cut(face.pixels, matrix, size)) for face, matrix in zip(some, inverse, strict=True)]
-        found = net(torch.cat(crops).contiguous(memory_format=torch.channels_last))
+        crops, matrices = cropped(some, size)
+        found = net(crops.contiguous(memory_format=torch.channels_last))
         yield Looked(found, matrices, to_photo(found.landmarks.double(), matrices))

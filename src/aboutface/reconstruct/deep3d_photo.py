@@ -18,7 +18,6 @@ from ..nn.mobile import fused
 from ..scene import Scene, SphericalHarmonics
 from ..weights import REGISTRY, path
 from .deep3d import Coefficients
-from .deep3d_draw import PLAIN
 from .deep3d_face import described, photo_intrinsics, placement, published_part
 from .deep3d_frame import (
     ICT_FIVE,
@@ -27,7 +26,6 @@ from .deep3d_frame import (
     crop_from_photo,
     five_from_68,
     gamma_from_light,
-    light_from_gamma,
     to_photo,
 )
 from .deep3d_landmarks import FaceRegressor, SetConfidence, look_at_person
@@ -101,7 +99,10 @@ class Deep3dReconstructor:
     @torch.no_grad()
     def together(self, photos: Sequence[Photo], faces: Sequence[Face]) -> Together:
         """See `PersonReconstructor`: the mean identity that the network says; all else is each photo's own."""
-        matrices = [self._crop(photo, face) for photo, face in zip(photos, faces, strict=True)]
+        count = len(photos)
+        matrices = [
+            self._crop(photo, face, i + 1, count) for i, (photo, face) in enumerate(zip(photos, faces, strict=True))
+        ]
         crops = torch.cat([self._look(photo, matrix) for photo, matrix in zip(photos, matrices, strict=True)])
         person = look_at_person(self.net, crops, self.confidence)
         scenes = []
@@ -125,18 +126,21 @@ class Deep3dReconstructor:
         morphable = described(self.model, coefficients, larger @ matrix, albedo)
         return replace(scene, morphable=morphable)
 
-    def _crop(self, photo: Photo, face: Face) -> Tensor:
-        """(3, 3): the photo's pixels to those of the network's crop of the face. Raises as `_check`."""
+    def _crop(self, photo: Photo, face: Face, number: int = 1, count: int = 1) -> Tensor:
+        """(3, 3): the pixels of a photo, one of `count`, to those of the network's crop of the face.
+
+        Raises as `_check`.
+        """
         landmarks = torch.from_numpy(face.landmarks)
-        self._check(photo, landmarks)
+        self._check(photo, landmarks, number, count)
         return crop_from_photo(five_from_68(landmarks), ICT_FIVE, self.size)
 
-    def _check(self, photo: Photo, landmarks: Tensor) -> None:
+    def _check(self, photo: Photo, landmarks: Tensor, number: int, count: int) -> None:
         """Raises UsageError where left and right are exchanged, NoFaceError where none of the five is in the photo."""
         mean, trust = self.net.points[0].double(), POSE_WEIGHTS.double()
         rotation, *_ = orthographic_pose(mean, landmarks, trust)
         if are_swapped(rotation, mean, landmarks[torch.from_numpy(MIRROR_68)], trust):
-            raise UsageError(SWAPPED.format(1, 1))
+            raise UsageError(SWAPPED.format(number, count))
         five = five_from_68(landmarks)
         if not bool(((five >= 0) & (five <= torch.tensor([photo.width, photo.height]))).all(1).any()):
             raise NoFaceError(
@@ -152,20 +156,16 @@ class Deep3dReconstructor:
     def _colours(
         self, photo: Photo, coefficients: Coefficients, placed: Placement, pixels: Tensor
     ) -> tuple[Coefficients, Tensor, Tensor]:
-        """The coefficients with a light, that light (9, 3) as it arrives, and the albedo (V, 3).
+        """The coefficients with light and albedo, that light (9, 3) as it arrives, and the albedo (V, 3).
 
-        A network that has learned no light says 0 of it: then light and albedo are those that explain the photo best.
+        Both explain the photo best, in closed form, for the shape that the network says: in one look it is too
+        cautious about them.
         """
-        if bool(coefficients.gamma.any()):
-            light = light_from_gamma(coefficients.gamma[0]).coefficients.expand(9, 3)
-            return coefficients, light, self._albedo(coefficients)
-        lights, albedo = light_and_albedo(self.model, placed, [photo.pixels], pixels[None], self.albedo)
-        return coefficients._replace(gamma=gamma_from_light(SphericalHarmonics(lights))), lights[0], albedo
-
-    def _albedo(self, coefficients: Coefficients) -> Tensor:
-        if self.model.albedo is None:
-            return self.model.mean.new_tensor(PLAIN).repeat(len(self.model.mean), 1)
-        return self.model.colours(coefficients.tex)[0]
+        lights, numbers = light_and_albedo(self.model, placed, [photo.pixels], pixels[None], self.albedo)
+        found = coefficients._replace(gamma=gamma_from_light(SphericalHarmonics(lights)))
+        if self.model.albedo is not None:
+            found = found._replace(tex=numbers[None])
+        return found, lights[0], self.albedo.of_numbers(numbers)
 
 
 def _take_landmarks(net: FaceRegressor, model: MorphableModel) -> None:

@@ -155,7 +155,8 @@ def light_and_albedo(
     albedo: Albedo | None = None,
     settings: RefineSettings | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Light (N, 9, 3) and albedo (V, 3), as in `Refined`, that explain photos best of a face that stays as it is.
+    """Light (N, 9, 3), as in `Refined`, and albedo (A,), in standard deviations of its modes, that explain photos best
+    of a face that stays as it is.
 
     Args as of `refine`; albedo: `Albedo.of` the model if missing. They are found at the coarsest size.
     """
@@ -166,8 +167,7 @@ def light_and_albedo(
     p, none = placed, torch.zeros(count, 0)
     still = Fit(p.identity, p.expression, p.rotation, p.translation, p.K, p.points, p.trust, 0.0, none)
     view = _View.of(model, still, photos, landmarks, settings.sizes[0], settings, albedo)
-    light, numbers = view.colours(torch.zeros(0))
-    return light, albedo.of_numbers(numbers)
+    return view.colours(torch.zeros(0))
 
 
 def _moved(model: MorphableModel, fit: Fit, free: Tensor) -> Fit:
