@@ -106,6 +106,9 @@ def test_a_users_file_is_read_or_refused(tmp_path, monkeypatch):
     (tmp_path / "broken.pth").write_bytes((tmp_path / "backbone.pth").read_bytes()[:1000])
     with pytest.raises(UsageError, match="cannot be read as the weights of ArcFace"):
         IResNet.from_file(tmp_path / "broken.pth")
+    (tmp_path / "junk.pth").write_text("junk\n")
+    with pytest.raises(UsageError, match=r"no PyTorch file\); give its"):
+        IResNet.from_file(tmp_path / "junk.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(UsageError, match="found list"):
         IResNet.from_file(tmp_path / "list.pth")

@@ -30,7 +30,11 @@ def read_state(file: Path, what: str) -> dict[str, Tensor]:
         pickle.UnpicklingError,
         SafetensorError,
     ) as error:
-        raise UsageError(f"{file}: cannot be read as the weights of {what} ({reason(error)[:120]})") from None
+        # Of a file that is no pickle, torch names the first bytes as a number.
+        why = "no PyTorch file" if isinstance(error, KeyError) else reason(error)[:120]
+        raise UsageError(
+            f"{file}: cannot be read as the weights of {what} ({why}); give its .pth or .safetensors file"
+        ) from None
     if not isinstance(stored, dict):
         raise UsageError(f"{file}: expected the named tensors of {what}, found {type(stored).__name__}")
     return stored
