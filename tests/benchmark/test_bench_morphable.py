@@ -204,5 +204,6 @@ def test_people_are_found_whatever_the_order_of_their_photos(tmp_path):
     assert len(found) == 2
     assert set(found) <= aside - {few}
     for photos in found.values():
-        # Ten different frames, every other one in the first half.
-        assert (photos.landmarks[:, 30, 0] - points[30, 0]).round().tolist() == [0, 2, 4, 6, 8, 1, 3, 5, 7, 9]
+        # Ten different frames, shuffled.
+        frames = (photos.landmarks[:, 30, 0] - points[30, 0]).round().tolist()
+        assert sorted(frames) == list(range(10)) != frames

@@ -107,8 +107,9 @@ def people_kept_aside(source: Path, net: FaceRegressor | None, most: int) -> dic
         found[name].append((face.landmarks, crop))
         if len(found[name]) == 2 * SETS[-1]:
             rows = found.pop(name)
-            # Frames of one video follow each other: taking turns puts the same moments into both sets.
-            landmarks, crops = zip(*rows[::2], *rows[1::2], strict=True)
+            # Frames of one video follow each other; shuffled, sets of one hold moments as far apart as larger sets.
+            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(len(whole))).tolist()
+            landmarks, crops = zip(*(rows[i] for i in order), strict=True)
             whole[name] = _Photos(torch.stack(landmarks), torch.stack(crops))
     return whole
 
