@@ -148,6 +148,7 @@ def test_pose_is_absolute_unless_relative(portrait):
     own = portrait.scene.pose
     pipeline = Pipeline()
     absolute = pipeline.rotate(portrait.photo, yaw=[10, 20], pitch=5)[0]
-    assert absolute.poses == (Pose(10, 5, own.roll), Pose(20, 5, own.roll))
+    # The face is found anew; with another number of threads a network's sums differ in their last digits.
+    np.testing.assert_allclose(absolute.poses, [(10, 5, own.roll), (20, 5, own.roll)], atol=1e-3)
     relative = pipeline.rotate(portrait.photo, yaw=10, relative=True)[0]
-    np.testing.assert_allclose(relative.poses[0], (own.yaw + 10, own.pitch, own.roll))
+    np.testing.assert_allclose(relative.poses[0], (own.yaw + 10, own.pitch, own.roll), atol=1e-3)
