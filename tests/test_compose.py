@@ -11,7 +11,6 @@ from aboutface.edit import Pipeline, Portrait
 from aboutface.geometry import project, rotation_from_angles
 from aboutface.images import read_photo
 from aboutface.morphable import MeanHead
-from aboutface.scene import Pose
 
 
 def turned(portrait: Portrait, yaw: float, pitch: float = 0.0, roll: float = 0.0):
