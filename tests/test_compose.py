@@ -148,6 +148,6 @@ def test_pose_is_absolute_unless_relative(portrait):
     pipeline = Pipeline()
     absolute = pipeline.rotate(portrait.photo, yaw=[10, 20], pitch=5)[0]
     # The face is found anew; with another number of threads a network's sums differ in their last digits.
-    np.testing.assert_allclose(absolute.poses, [(10, 5, own.roll), (20, 5, own.roll)], atol=1e-3)
+    np.testing.assert_allclose(np.array(absolute.poses), [(10, 5, own.roll), (20, 5, own.roll)], atol=1e-3)
     relative = pipeline.rotate(portrait.photo, yaw=10, relative=True)[0]
     np.testing.assert_allclose(relative.poses[0], (own.yaw + 10, own.pitch, own.roll), atol=1e-3)
