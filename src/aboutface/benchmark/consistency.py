@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data import open_examples, split_by_identity
+from ..data import keep_aside, open_examples
 from ..errors import AboutfaceError, UsageError
 from ..geometry import apply, similarity
 from ..morphable import MorphableModel
@@ -28,8 +28,6 @@ from .tables import Scores, Table
 
 SETS = (1, 2, 5)
 """Photos in each of the two sets."""
-TEST_SHARE = 0.2
-"""Of the people, as in training: they are kept aside."""
 TABLE = "consistency"
 TITLES = {
     "landmarks": "fit to landmarks",
@@ -84,13 +82,11 @@ def measured(
 def people_kept_aside(source: Path, net: FaceRegressor | None, most: int) -> dict[str, _Photos]:
     """The people kept aside of whom there are enough photos."""
     examples = open_examples(source)
-    named = [i for i, name in enumerate(examples.identities) if name is not None]
-    if not named:
+    if not any(examples.identities):
         raise UsageError(f"--people {source}: no face has a name; give ytf68-train.tar")
-    parts = split_by_identity([examples.identities[i] for i in named], {"train": 1 - TEST_SHARE, "test": TEST_SHARE})
     found: dict[str, list[tuple[Tensor, Tensor]]] = defaultdict(list)
     whole: dict[str, _Photos] = {}
-    for index in (named[i] for i in parts["test"].tolist()):
+    for index in keep_aside(examples.identities)["test"].tolist():
         name = str(examples.identities[index])
         if len(whole) == most:
             break

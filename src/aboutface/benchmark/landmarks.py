@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import open_examples, split_by_identity
+from ..data import keep_aside, open_examples
 from ..detect.dlib_backend import DlibDetector
 from ..errors import AboutfaceError, UsageError
 from ..metrics.keypoints import landmark_error
@@ -34,8 +34,6 @@ BINS = {"all": (0, 90), "0-15": (0, 15), "15-30": (15, 30), "30-60": (30, 60)}
 """Degrees of |yaw|, by the pose fit on the true landmarks."""
 BOUNDS = {"all": 3.15, "0-15": 2.9, "15-30": 3.4, "30-60": 4.0}
 """What a network must reach, in percent."""
-TEST_SHARE = 0.2
-"""As in training."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +86,11 @@ def measured(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """|yaw| (N,), degrees, and the error (N,), percent, of each finder on the people kept aside."""
     examples = open_examples(options.data)
-    named = [i for i, name in enumerate(examples.identities) if name is not None]
-    if not named:
+    if not any(examples.identities):
         raise UsageError(
             f"--data {options.data}: no face has a name, so nobody can be kept aside; give ytf68-train.tar"
         )
-    parts = split_by_identity([examples.identities[i] for i in named], {"train": 1 - TEST_SHARE, "test": TEST_SHARE})
-    chosen = [named[i] for i in parts["test"].tolist()][: options.limit]
+    chosen = keep_aside(examples.identities)["test"].tolist()[: options.limit]
     yaw: list[float] = []
     errors: dict[str, list[Tensor]] = {name: [] for name in finders}
     for number, index in enumerate(chosen):

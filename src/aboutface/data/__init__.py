@@ -8,7 +8,7 @@ from .landmarks import Landmarks, load_landmarks
 from .repack import repack
 from .shards import ShardWriter
 from .sources import find_entries
-from .splits import same_identity_pairs, split_by_identity
+from .splits import keep_aside, same_identity_pairs, split_by_identity
 from .stats import stats
 from .synthetic import SyntheticExample, SyntheticFaces
 
@@ -25,6 +25,7 @@ __all__ = [
     "check",
     "find_entries",
     "grey_square",
+    "keep_aside",
     "load_landmarks",
     "open_examples",
     "repack",

@@ -36,6 +36,19 @@ def split_by_identity(
     return {name: torch.tensor(indices, dtype=torch.int64) for name, indices in parts.items()}
 
 
+def keep_aside(identities: Sequence[str | None], share: float = PARTS["test"], seed: int = 0) -> dict[str, Tensor]:
+    """Indices of "train" and "test", which has a `share` of the people; who has no name is in "train".
+
+    As in `split_by_identity`, nobody is in both and a person's part is always the same: what training and benchmarks
+    call kept aside.
+    """
+    named = [index for index, name in enumerate(identities) if name is not None]
+    nameless = [index for index, name in enumerate(identities) if name is None]
+    parts = split_by_identity([identities[index] for index in named], {"train": 1 - share, "test": share}, seed)
+    train, test = (torch.tensor(named, dtype=torch.int64)[parts[part]] for part in ("train", "test"))
+    return {"train": torch.cat([train, torch.tensor(nameless, dtype=torch.int64)]), "test": test}
+
+
 def _part(identity: str, fractions: Mapping[str, float], seed: int) -> str:
     digest = hashlib.sha256(f"{seed}/{identity}".encode()).digest()
     place = int.from_bytes(digest[:8], "big") / 2**64

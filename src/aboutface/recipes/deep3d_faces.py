@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..data import open_examples, split_by_identity
+from ..data import keep_aside, open_examples
 from ..data.crop import cut
 from ..errors import AboutfaceError, UsageError
 from ..geometry import MIRROR_68, apply, orthographic_pose
@@ -34,11 +34,7 @@ class CroppedFaces:
 
     def split(self, share: float) -> dict[str, Tensor]:
         """Indices of train and test; nobody is in both, and who has no name is in train."""
-        named = [i for i, name in enumerate(self.names) if name is not None]
-        nameless = torch.tensor([i for i, name in enumerate(self.names) if name is None], dtype=torch.int64)
-        parts = split_by_identity([self.names[i] for i in named], {"train": 1 - share, "test": share})
-        chosen = {part: torch.tensor(named, dtype=torch.int64)[index] for part, index in parts.items()}
-        return {"train": torch.cat([chosen["train"], nameless]), "test": chosen["test"]}
+        return keep_aside(self.names, share)
 
 
 def read_faces(data: Path, size: int, log: Callable[[str], None]) -> CroppedFaces:
