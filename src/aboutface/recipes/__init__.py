@@ -29,6 +29,7 @@ RECIPES = {
     "depthnet": "aboutface.recipes.depthnet:DepthNetTraining",
     "aign": "aboutface.recipes.aign:AIGNTraining",
     "unsup3d": "aboutface.recipes.unsup3d:Unsup3dTraining",
+    "stylegan2": "aboutface.recipes.stylegan2:StyleGAN2Training",
     "deep3d": "aboutface.recipes.deep3d:Deep3DTraining",
     "deep3d-sets": "aboutface.recipes.deep3d_sets:Deep3DSetsTraining",
 }
@@ -37,6 +38,7 @@ SUMMARIES = {
     "depthnet": "depth of 68 landmarks, from 2D landmarks of your own faces; no label needed",
     "aign": "a baseline: the same from 3D landmarks of other faces, adversarially",
     "unsup3d": "depth, albedo, view and light of one kind of thing, from photos alone",
+    "stylegan2": "pictures of one kind of thing out of random numbers, and a critic of them",
     "deep3d": "coefficients of a morphable model, pose, light and landmarks of a face, from faces with landmarks",
     "deep3d-sets": "how far each of several pictures of a person is to be trusted about the face's shape",
 }

@@ -1,0 +1,258 @@
+"""Train StyleGAN2 on pictures of one kind of thing.
+
+    aboutface train stylegan2 --data DIR
+
+DIR is a folder or tar of square crops; faces with landmarks are cut out by them, as for `aboutface train unsup3d`,
+whose frame the generator's faces then have.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.optim import Adam
+
+from ..errors import UsageError
+from ..fit import FitSettings, Phase, Run, Task, TensorBatches, fit
+from ..nn.stylegan2 import Discriminator, Generator, StyleGAN2Settings
+from ..weights import load_file
+from . import Trained
+from .unsup3d import Crop, read_images
+
+SHOWN = 16
+"""Pictures in a row of the preview."""
+TRUNCATION = 0.7
+"""Of the preview's second row."""
+
+
+@dataclass(frozen=True)
+class StyleGAN2Training:
+    """Pictures of one kind of thing out of random numbers, and a critic of them (StyleGAN2, CVPR 2020)."""
+
+    size: int = 64
+    """Side of the pictures, pixels: 32, 64, 128 ... 1024."""
+    latent: int = 512
+    """Numbers in z and in w."""
+    mapping_layers: int = 8
+    """Layers from z to w."""
+    channel_base: int = 16384
+    """A level of r pixels has this divided by r channels; 16384 is configuration E, 32768 F."""
+    channel_max: int = 512
+    """At most so many."""
+    crop: Crop = "auto"
+    """face: by landmarks; centre: the largest centred square; auto: face where most images have landmarks."""
+    flip: bool = True
+    """Show the critic half of the pictures mirrored."""
+    batch: int = 32
+    """Pictures per step."""
+    learning_rate: float = 2.5e-3
+    """Rate of both networks' Adam."""
+    r1: float | None = None
+    """Weight of the critic's squared slope on real pictures; 0.0002 * size^2 / batch if missing."""
+    r1_every: int = 16
+    """Steps between two of these, which then count as many times as much."""
+    path_length: float = 2.0
+    """Weight of the path length regularisation; 0 leaves it out."""
+    path_every: int = 4
+    """Steps between two of these."""
+    mixing: float = 0.9
+    """Share of pictures whose coarse and fine layers have different w."""
+    start: Path | None = None
+    """Weights (.safetensors) to start from: of the same settings, or of half the size, whose levels become the inner
+    ones."""
+    fit: FitSettings = field(default_factory=lambda: FitSettings(steps=100_000, ema=0.998, preview_every=1000))
+
+    def __post_init__(self) -> None:
+        for name in ("path_length", "mixing"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(self, name)}")
+        if self.r1 is not None and not 0 <= self.r1 < math.inf:
+            raise UsageError(f"--r1: expected 0 or more, got {self.r1}")
+        if not 0 < self.learning_rate < math.inf:
+            raise UsageError(f"--learning-rate: expected a number above 0, got {self.learning_rate}")
+        for name in ("batch", "r1_every", "path_every"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(self, name)}")
+        if self.mixing > 1:
+            raise UsageError(f"--mixing: expected a share from 0 to 1, got {self.mixing}")
+        _ = self.network
+
+    @property
+    def network(self) -> StyleGAN2Settings:
+        """The networks that are trained."""
+        group = math.gcd(self.batch, 4)
+        return StyleGAN2Settings(
+            self.size,
+            self.latent,
+            self.mapping_layers,
+            self.channel_base,
+            self.channel_max,
+            minibatch_group=group if group > 1 else self.batch,
+        )
+
+    @property
+    def gamma(self) -> float:
+        """Weight of R1 (the heuristic of StyleGAN2-ADA's `auto` where none is given)."""
+        return 0.0002 * self.size**2 / self.batch if self.r1 is None else self.r1
+
+    def train(self, data: Path, run: Run | None, log: Callable[[str], None]) -> Trained:
+        """Train on all pictures of `data`."""
+        images, views = read_images(data, self.size, self.crop, log)
+        settings = replace(self, crop="centre" if views is None else "face")
+        task = train_stylegan2(images, settings, run, log)
+        return Trained(dict(task.state_dict()), {}, {"network": asdict(self.network), "training": asdict(settings)})
+
+
+def train_stylegan2(
+    images: Tensor, settings: StyleGAN2Training, run: Run | None, log: Callable[[str], None]
+) -> "StyleGAN2Task":
+    """Train on pictures (N, 3, S, S) uint8: the task with averaged weights of the generator, and the last critic's."""
+    if images.shape[1:] != (3, settings.size, settings.size) or images.dtype != torch.uint8:
+        raise UsageError(
+            f"stylegan2: expected pictures (N, 3, {settings.size}, {settings.size}) uint8, got {tuple(images.shape)} "
+            f"{images.dtype}"
+        )
+    torch.manual_seed(settings.fit.seed)
+    task = StyleGAN2Task(settings)
+    if settings.start is not None:
+        start_from(task, settings.start)
+    batches = TensorBatches({"image": images}, settings.batch, settings.fit.seed)
+    fitted = fit(task, batches, settings.fit, run, log=log)
+    averaged = fitted.averaged
+    averaged.generator.mapping.measure_centre()
+    return averaged
+
+
+class StyleGAN2Task(Task):
+    """Generator and critic, and what each makes small."""
+
+    name = "stylegan2"
+    mean_path: Tensor
+
+    def __init__(self, settings: StyleGAN2Training) -> None:
+        super().__init__()
+        self.settings = settings
+        self.generator, self.discriminator = Generator(settings.network), Discriminator(settings.network)
+        self.register_buffer("mean_path", torch.zeros(()))
+
+    def phases(self) -> dict[str, Phase]:
+        s = self.settings
+        # Both regularisers have steps of their own, so that there are (k + 1) / k as many: rate and memory are made
+        # shorter by as much (StyleGAN2, appendix B).
+        generator = _adam(self.generator, s.learning_rate, s.path_every if s.path_length else None)
+        critic = _adam(self.discriminator, s.learning_rate, s.r1_every if s.gamma else None)
+        phases = {"generator": Phase(generator)}
+        if s.path_length:
+            phases["path"] = Phase(generator, every=s.path_every)
+        phases["critic"] = Phase(critic, averaged=False)
+        if s.gamma:
+            phases["r1"] = Phase(critic, every=s.r1_every, averaged=False)
+        return phases
+
+    def loss(self, phase: str, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        images = batch["image"].float() / 255
+        if phase == "generator":
+            scores = self.discriminator(self._fake(len(images)))
+            return functional.softplus(-scores).mean(), {"score": scores.mean()}
+        if phase == "critic":
+            with torch.no_grad():
+                fake = self._fake(len(images))
+            return self._critic_loss(fake, self._real(images))
+        return self._path(max(1, len(images) // 2)) if phase == "path" else self._r1(self._real(images))
+
+    def _critic_loss(self, fake: Tensor, real: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        fakes, reals = self.discriminator(fake), self.discriminator(real)
+        loss = functional.softplus(fakes).mean() + functional.softplus(-reals).mean()
+        return loss, {"fake": fakes.mean(), "real": reals.mean(), "sign": reals.detach().sign().mean()}
+
+    def _r1(self, real: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The critic's squared slope on real pictures, counted in [-1, 1] as published."""
+        real = real.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(self.discriminator(real).sum(), real, create_graph=True)
+        penalty = (slope / 2).square().sum((1, 2, 3)).mean()
+        return penalty * (self.settings.gamma / 2 * self.settings.r1_every), {"slope": penalty}
+
+    def _path(self, count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """How unequally far a step in w changes the picture (StyleGAN2, equation 4)."""
+        size = self.settings.size
+        w = self._latents(count)
+        images = 2 * self.generator.synthesis(w, noise="random") - 1
+        direction = torch.randn_like(images) / size
+        (slope,) = torch.autograd.grad((images * direction).sum(), w, create_graph=True)
+        length = slope.square().sum(2).mean(1).sqrt()
+        with torch.no_grad():
+            self.mean_path.lerp_(length.mean(), 0.01)
+        penalty = (length - self.mean_path).square().mean()
+        return penalty * (self.settings.path_length * self.settings.path_every), {"length": length.mean()}
+
+    def _fake(self, count: int) -> Tensor:
+        return self.generator.synthesis(self._latents(count), noise="random")
+
+    def _latents(self, count: int) -> Tensor:
+        """w (B, L, D) of random z; of some pictures the finer layers are another z's."""
+        mapping, styles = self.generator.mapping, self.generator.settings.styles
+        device = mapping.centre.device
+        z = torch.randn(2 * count if self.settings.mixing else count, self.settings.latent, device=device)
+        w = mapping(z)[:, None].expand(-1, styles, -1)
+        if not self.settings.mixing:
+            return w
+        first, second = w.split(count)
+        cut = torch.randint(1, styles, (count, 1), device=device)
+        cut[torch.rand(count, device=device) >= self.settings.mixing] = styles
+        return torch.where((torch.arange(styles, device=device) < cut)[..., None], first, second)
+
+    def _real(self, images: Tensor) -> Tensor:
+        if not self.settings.flip:
+            return images
+        flip = torch.rand(len(images), device=images.device) < 0.5
+        return torch.where(flip[:, None, None, None], images.flip(-1), images)
+
+    @torch.no_grad()
+    def preview(self, batch: Any) -> dict[str, Tensor]:
+        random = torch.Generator().manual_seed(0)
+        z = torch.randn(SHOWN, self.settings.latent, generator=random).to(self.mean_path)
+        self.generator.mapping.measure_centre()
+        return {
+            "real": batch["image"][:SHOWN].float() / 255,
+            "sample": self.generator(z).clamp(0, 1),
+            "truncated": self.generator(z, TRUNCATION).clamp(0, 1),
+        }
+
+
+def _adam(network: torch.nn.Module, rate: float, every: int | None) -> Adam:
+    share = 1.0 if every is None else every / (every + 1)
+    return Adam(network.parameters(), lr=rate * share, betas=(0.0, 0.99**share))
+
+
+def start_from(task: StyleGAN2Task, file: Path) -> None:
+    """Copy weights of the same settings; of half the size, those of all levels that both have.
+
+    Raises UsageError for weights of anything else.
+    """
+    tensors, card = load_file(file)
+    try:
+        theirs = StyleGAN2Settings(**card["settings"]["network"])
+    except (KeyError, TypeError):
+        raise UsageError(f"--start {file}: these are no weights of stylegan2") from None
+    ours = task.settings.network
+    if replace(theirs, size=ours.size) != ours or ours.size not in (theirs.size, 2 * theirs.size):
+        raise UsageError(f"--start {file}: weights of {theirs}; expected {ours}, or half its size")
+    shift = len(ours.resolutions) - len(theirs.resolutions)
+    wanted = task.state_dict()
+    for name, tensor in tensors.items():
+        # The critic counts its levels from the largest one.
+        prefix = "discriminator.blocks."
+        if shift and name.startswith(prefix):
+            index, _, rest = name.removeprefix(prefix).partition(".")
+            name = f"{prefix}{int(index) + shift}.{rest}"
+        if name in wanted and wanted[name].shape == tensor.shape:
+            wanted[name].copy_(tensor)
+    if shift:
+        with torch.no_grad():
+            # The new level adds little at first: the picture is the smaller one, enlarged.
+            task.generator.synthesis.colours[-1].weight.mul_(0.1)  # pyright: ignore[reportAttributeAccessIssue,reportCallIssue]
