@@ -16,9 +16,9 @@ PACKAGE = "aboutface"
 LEVELS = [
     {"errors"},
     {"files"},
-    {"images", "geometry", "filters", "skin", "nn", "fit", "weights"},
+    {"images", "geometry", "filters", "skin", "nn", "fit", "weights", "pickles"},
     {"face", "scene", "metrics"},
-    {"render", "morphable", "data"},
+    {"render", "morphable", "data", "generate"},
     {"reconstruct", "refine", "head", "export"},
     {"compose", "relight", "swap", "detect"},
     {"edit", "recipes"},

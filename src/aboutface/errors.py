@@ -30,6 +30,10 @@ class UsageError(AboutfaceError, ValueError):
     exit_code = 2
 
 
+class DivergedError(AboutfaceError):
+    """Training left the finite numbers: a loss, a gradient or a weight."""
+
+
 class MissingError(AboutfaceError, ImportError):
     """A prerequisite is absent: an optional package, a model file."""
 

@@ -3,9 +3,9 @@
 Values that hold tensors are equal only if they are the same object.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -175,6 +175,22 @@ class WholeSurface:
 
 
 @dataclass(frozen=True, eq=False)
+class Manifold:
+    """The pictures of a generator about this one: what the refiner `manifold` goes to."""
+
+    project: Callable[[Tensor], Tensor]
+    """Pictures (B, 3, S, S) in [0, 1] of the crop -> the generator's nearest ones (B, 3, G, G)."""
+    photo_from_crop: Tensor
+    """(3, 3), pixels of the crop of side `size` to the photo's."""
+    size: int
+    """S, pixels."""
+    about: dict[str, Any]
+    """How the shape was found, for the record."""
+    warnings: tuple[str, ...] = ()
+    """Sentences for the user."""
+
+
+@dataclass(frozen=True, eq=False)
 class Scene:
     """What a reconstructor makes of a Face. `turned` is relative and adds up; `posed` is absolute."""
 
@@ -204,6 +220,8 @@ class Scene:
     """The same face's whole head, where the method knows one."""
     morphable: MorphableFace | None = None
     """The same face as coefficients, where the method knows a morphable model with all 68 landmarks."""
+    manifold: Manifold | None = None
+    """The generator that has taught the shape, where the method works with one."""
 
     def turned(self, yaw: float = 0.0, pitch: float = 0.0, roll: float = 0.0) -> "Scene":
         """Turned by so many degrees from where it is now, about the camera's axes. Twice means twice."""

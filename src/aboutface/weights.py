@@ -176,6 +176,16 @@ REGISTRY: dict[str, Weights] = {
             sha256="397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
         ),
         Weights(
+            "inception",
+            "pt_inception-2015-12-05-6726825d.pth",
+            "Apache-2.0 (pytorch-fid, of TensorFlow); trained on ImageNet, whose images are for non-commercial "
+            "research",
+            "Features in which `aboutface train stylegan2` compares sets of pictures (FID, KID), where it is present.",
+            "Szegedy et al., Rethinking the Inception Architecture for Computer Vision, CVPR 2016",
+            url="https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+            "pt_inception-2015-12-05-6726825d.pth",
+        ),
+        Weights(
             "ict",
             "ict.safetensors",
             "MIT, (c) 2020 USC Institute for Creative Technologies",

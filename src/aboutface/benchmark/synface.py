@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..fit import find_device
 from ..recipes.unsup3d import VARIANTS, variants
-from . import synface_tables
+from . import synface_gan2shape, synface_tables
 from .goals import Verdict, check
 from .results import commit, write_results
 from .statistics import Bootstrap, Number, interval, weighted_mean
@@ -54,6 +54,12 @@ class Options:
     """Images per step; the recipe's own if missing."""
     seeds: int = 1
     device: str = "auto"
+    gan: Path | None = None
+    """Weights of a StyleGAN2 of the training images, for the method gan2shape."""
+    targets: int = 200
+    """Training images that gan2shape learns from."""
+    samples: int = 0
+    """Or so many of the generator's own pictures."""
     transcription: Path | None = None
     """JSON with the scores of a transcription of the original, see `read_transcription`."""
     quick: bool = False
@@ -106,11 +112,25 @@ def run(options: Options, log: Callable[[str], None] = print) -> Report:
 def _rows(options: Options, place: Place) -> list[Row]:
     """What is compared, in the order of the table."""
     known = rows(place.variants)
+    methods = list(options.methods)
+    if synface_gan2shape.NAME in methods:
+        methods.remove(synface_gan2shape.NAME)
+        known |= _gan2shape(options, place)
+    elif options.gan is not None:
+        raise UsageError("--gan is for the method gan2shape; add --method gan2shape")
     wrong = [name for name in options.rows if name not in known]
     if wrong:
         raise UsageError(f"--rows: there is no {', '.join(map(repr, wrong))}; there are: {', '.join(known)}")
     wanted = [row for row in known.values() if not row.seeded or not options.rows or row.name in options.rows]
-    return [*wanted, *map(method_row, options.methods)]
+    return [*wanted, *map(method_row, methods)]
+
+
+def _gan2shape(options: Options, place: Place) -> dict[str, Row]:
+    if options.gan is None:
+        raise UsageError("--method gan2shape: expected a generator; give --gan FILE, which train stylegan2 writes")
+    teaching = synface_gan2shape.Teaching(options.gan, options.targets, options.samples)
+    like = place.variants[synface_gan2shape.TEACHER]
+    return synface_gan2shape.gan2shape_rows(teaching, like.width, like.batch)
 
 
 def measure(row: Row, train: Faces, test: Faces, place: Place, seeds: int = 1) -> tuple[Result, Outcome]:

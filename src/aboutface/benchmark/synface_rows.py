@@ -121,25 +121,44 @@ def supervised(train: Faces, test: Faces, seed: int, place: Place) -> Outcome:
     return Outcome(_everywhere(predicted[0]).prediction, parameter_count(net), training.fit.steps, seconds)
 
 
+@dataclass(frozen=True)
+class TrainedUnsup3d:
+    """A network of `recipes.unsup3d`, and what its training was."""
+
+    net: Unsup3d
+    steps: int
+    seconds: float
+    features: str
+    """Those of its perceptual loss."""
+
+
+def trained_unsup3d(name: str, train: Faces, seed: int, place: Place) -> TrainedUnsup3d:
+    """A variant, which sees the training images alone; kept from an earlier run where there is one."""
+    training = _for_place(replace(place.variants[name], size=train.size), seed, place)
+    task = Unsup3dTask(training)
+    features = "none" if task.features is None else task.features.name
+    net, seconds = _trained(
+        name,
+        task.net,
+        lambda run: train_unsup3d(train.images, training, run, place.log),
+        {"training": _words(training), "features": features},
+        train,
+        seed,
+        place,
+    )
+    assert isinstance(net, Unsup3d)
+    return TrainedUnsup3d(net, training.fit.steps, seconds, features)
+
+
 def unsup3d(name: str) -> Callable[[Faces, Faces, int, Place], Outcome]:
-    """A variant of `recipes.unsup3d`, which sees the training images alone."""
+    """A variant of `recipes.unsup3d`."""
 
     def run(train: Faces, test: Faces, seed: int, place: Place) -> Outcome:
-        training = _for_place(replace(place.variants[name], size=train.size), seed, place)
-        task = Unsup3dTask(training)
-        features = "none" if task.features is None else task.features.name
-        net, seconds = _trained(
-            name,
-            task.net,
-            lambda run: train_unsup3d(train.images, training, run, place.log),
-            {"training": _words(training), "features": features},
-            train,
-            seed,
-            place,
-        )
-        depth, valid, view, light = in_batches(net, test.images, place.device, unsup3d_batch)
+        found = trained_unsup3d(name, train, seed, place)
+        depth, valid, view, light = in_batches(found.net, test.images, place.device, unsup3d_batch)
         prediction = Prediction(depth, valid, view, light)
-        return Outcome(prediction, parameter_count(net), training.fit.steps, seconds, {"features": features})
+        notes = {"features": found.features}
+        return Outcome(prediction, parameter_count(found.net), found.steps, found.seconds, notes)
 
     return run
 

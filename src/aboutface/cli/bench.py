@@ -8,7 +8,7 @@ from ..benchmark import depthnets
 from ..benchmark.goals import Verdict
 from ..benchmark.tables import Table
 from ..errors import MissingError, UsageError
-from .bench_commands import BenchDepthnets, BenchLandmarks, BenchMorphable, BenchSynface
+from .bench_commands import BenchDepthnets, BenchIdentity, BenchLandmarks, BenchMorphable, BenchSynface
 from .report import Report
 
 LANDMARKS, VIDEOS = "aflw2000-3d-landmarks.npz", "ytf68-train.tar"
@@ -37,7 +37,7 @@ def bench_synface(command: BenchSynface) -> int:
     # Not before it is asked for: it brings every recipe.
     from ..benchmark import synface
 
-    for name in ("steps", "width", "batch", "seeds"):
+    for name in ("steps", "width", "batch", "seeds", "targets"):
         value = getattr(command, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: expected 1 or more")
@@ -52,10 +52,15 @@ def bench_synface(command: BenchSynface) -> int:
         command.batch,
         command.seeds,
         command.device,
+        command.gan,
+        command.targets,
+        command.samples,
         command.transcription,
         command.quick,
         command.retrain,
     )
+    if command.samples < 0:
+        raise UsageError(f"--samples {command.samples}: expected 0 or more")
     outcome = synface.run(options, report.say)
     return _said("synface", command, report, outcome.tables, outcome.verdicts, "faces.png")
 
@@ -91,9 +96,27 @@ def bench_landmarks(command: BenchLandmarks) -> int:
     return _said("landmarks", command, report, outcome.tables, outcome.verdicts)
 
 
+def bench_identity(command: BenchIdentity) -> int:
+    """0, or 1 where --check finds a goal missed."""
+    from ..benchmark import identity
+
+    report = Report(command.talk)
+    options = identity.Options(
+        command.method,
+        command.output,
+        command.faces,
+        command.quality,
+        command.recognition,
+        command.rows,
+        command.seed,
+    )
+    outcome = identity.run(options, report.say)
+    return _said("identity", command, report, outcome.tables, outcome.verdicts, "faces.png")
+
+
 def _said(
     name: str,
-    command: BenchDepthnets | BenchSynface | BenchMorphable | BenchLandmarks,
+    command: BenchDepthnets | BenchSynface | BenchMorphable | BenchLandmarks | BenchIdentity,
     report: Report,
     tables: Sequence[Table],
     verdicts: Sequence[Verdict],

@@ -58,7 +58,14 @@ class BenchSynface:
     check: bool = False
     """Say of every goal whether it is met; exit code 1 if one is not."""
     method: Annotated[tuple[str, ...], arg(metavar="NAME|FILE ...", help_behavior_hint="")] = ()
-    """Reconstructors to compare, or files of weights that train wrote."""
+    """Reconstructors to compare, or files of weights that train wrote. gan2shape: its rows of Tables 1 and 2, each a
+    joint training against --gan."""
+    gan: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Weights of a StyleGAN2 of the training images, for --method gan2shape."""
+    targets: int = 200
+    """Training images that gan2shape learns from; each is projected onto the generator's manifold first."""
+    samples: int = 0
+    """Let gan2shape learn from so many of the generator's own pictures instead."""
     rows: Annotated[tuple[str, ...], arg(metavar="ROW ...", help_behavior_hint="")] = ()
     """Networks to train and show, by name; all if missing. `--rows flat` trains none."""
     steps: int | None = None
@@ -150,6 +157,40 @@ class BenchLandmarks:
 
 
 @dataclass(frozen=True)
+class BenchIdentity:
+    """Table 3 of GAN2Shape: does a turned face stay the same person? `aboutface bench identity`.
+
+    Faces of a generator, turned within 20 degrees by the recovered surface (3D and through the generator), and by walks
+    along the generator's own directions (GANSpace, SeFa); the angle between embeddings of the frontal and other views.
+
+    Writes results.json, tables.md, tables.tex and faces.png.
+    """
+
+    check: bool = False
+    """Say of every goal whether it is met; exit code 1 if one is not."""
+    method: Annotated[str, arg(metavar="NAME|FILE", help_behavior_hint="(default: gan2shape)")] = "gan2shape"
+    """Weights that aboutface train gan2shape wrote."""
+    faces: int = 100
+    """Random faces of the generator."""
+    quality: Literal["joint", "fast", "paper"] = "joint"
+    """joint: the networks as they were trained together; fast, paper: fitted anew to each face."""
+    recognition: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """ArcFace's IResNet-50 (backbone.pth), if you have it; else dlib's embedding."""
+    rows: Annotated[tuple[str, ...], arg(metavar="ROW ...", help_behavior_hint="")] = ()
+    """3d, gan, ganspace, sefa; all if missing."""
+    seed: int = 0
+    """Of the random faces."""
+    output: Annotated[Path, arg(metavar="DIR", aliases=["-o"])] = Path("runs/bench/identity")
+    """Folder of the results."""
+    talk: Talk = field(default_factory=Talk)
+
+    def run(self) -> int:
+        from .bench import bench_identity
+
+        return bench_identity(self)
+
+
+@dataclass(frozen=True)
 class Bench:
     """Repeat a published experiment and compare: `aboutface bench depthnets`, `aboutface bench synface --data DIR`."""
 
@@ -158,6 +199,7 @@ class Bench:
         | Annotated[BenchSynface, subcommand("synface", prefix_name=False)]
         | Annotated[BenchMorphable, subcommand("morphable", prefix_name=False)]
         | Annotated[BenchLandmarks, subcommand("landmarks", prefix_name=False)]
+        | Annotated[BenchIdentity, subcommand("identity", prefix_name=False)]
     )
 
     def run(self) -> int:

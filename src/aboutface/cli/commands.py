@@ -10,6 +10,7 @@ from tyro.conf import Positional, arg
 
 from .bench_commands import Bench
 from .data_commands import Data
+from .gan_commands import Project, Sample
 from .talk import Talk
 
 
@@ -40,6 +41,9 @@ class Find:
     """What finds the face; auto is mediapipe where it is installed, else network (dlib's boxes)."""
     method: Annotated[str | None, _value("NAME|FILE")] = None
     """What makes the shape: a method, depthnet if missing, or a .safetensors file that aboutface train wrote."""
+    quality: Literal["fast", "paper"] = "fast"
+    """Of the method gan2shape, which works on each photo for minutes: ours, or the published schedule (hours on a CPU).
+    What is stopped goes on, and what is done is kept, in outputs/NAME/."""
     device: Annotated[str, arg(metavar="auto|cpu")] = "auto"
     """Where to compute. This version has the CPU only."""
 
@@ -73,6 +77,8 @@ class Rotate:
     """Add the angles to the head's own pose."""
     sweep: Annotated[str | None, _value("AXIS=FROM:TO[:STEP]")] = None
     """A row of views, as yaw=-60:60:30; with -o turn.mp4, .gif or .webp a video."""
+    refiner: Annotated[Literal["manifold"] | None, _value("manifold")] = None
+    """manifold: the picture nearest to it that gan2shape's generator makes, a square of the generator's size."""
     output: Output = None
     """A file for one picture, else a folder; - is standard output."""
     format: Literal["png", "jpg", "webp", "tif"] = "png"
@@ -99,6 +105,8 @@ class Frontalize:
     """Write only an upright square around the face."""
     size: int = 224
     """Side of that square in pixels."""
+    refiner: Annotated[Literal["manifold"] | None, _value("manifold")] = None
+    """manifold: the picture nearest to it that gan2shape's generator makes, a square of the generator's size."""
     output: Output = None
     """A file for one picture, else a folder; - is standard output."""
     format: Literal["png", "jpg", "webp", "tif"] = "png"
@@ -261,13 +269,15 @@ class Models:
     action: Positional[Literal["list", "info", "path", "verify", "download", "add", "remove", "convert"]]
     """list: all. info, path: of one. verify: hash of one, or of all that are here. download: get one. add: check a face
     model's own files (bfm09, bfm17, bfm19, flame, ict) and keep them as one. remove: delete one that was downloaded or
-    added. convert: make one npz file of a face model's folder of obj files."""
+    added. convert: make one npz file of a face model's folder of obj files; or of another code's StyleGAN2 (.pt of
+    rosinality, .pkl of NVlabs, .safetensors), and the other way."""
     name: Annotated[Positional[str | None], _value("NAME")] = None
-    """Name of the weights, as in the list; for convert the folder FaceXModel of ICT-FaceKit."""
+    """Name of the weights, as in the list; for convert the folder FaceXModel of ICT-FaceKit, or a StyleGAN2's file."""
     files: Annotated[Positional[tuple[str, ...]], _value("FILE")] = ()
     """For add: the model's files, or a folder of them."""
     output: Output = None
-    """For convert: the .npz file to write; ict-facekit-light.npz in $ABOUTFACE_DATA, else here, if missing."""
+    """For convert: the file to write: of a StyleGAN2 .safetensors, .pt (rosinality) or .pkl (NVlabs); of a face model
+    .npz, ict-facekit-light.npz in $ABOUTFACE_DATA, else here, if missing."""
     partial: bool = False
     """For convert and add ict: take a folder that lacks identities or expressions."""
     accept_license: Annotated[tuple[str, ...], _value("NAME")] = ()
@@ -320,6 +330,8 @@ COMMANDS: dict[str, type] = {
     "animate": Animate,
     "reconstruct": Reconstruct,
     "swap": Swap,
+    "sample": Sample,
+    "project": Project,
     "models": Models,
     "doctor": Doctor,
     "data": Data,

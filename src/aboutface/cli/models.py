@@ -90,11 +90,30 @@ def _convert(command: Models, report: Report) -> int:
     from ..morphable import ICT_FILE, convert_ict
 
     if command.name is None:
-        raise UsageError("models convert: name the folder FaceXModel of ICT-FaceKit")
+        raise UsageError("models convert: name the folder FaceXModel of ICT-FaceKit, or a file of a StyleGAN2")
+    if not Path(command.name).is_dir():
+        return _convert_gan(Path(command.name), command.output, report)
     target = command.output or Path(os.environ.get("ABOUTFACE_DATA") or ".") / ICT_FILE
     counts = convert_ict(command.name, target, partial=command.partial)
     report.data({"path": str(target)} | counts)
     report.say(f"{target}: {', '.join(f'{count} {name}' for name, count in counts.items())}")
+    return 0
+
+
+def _convert_gan(source: Path, output: str | None, report: Report) -> int:
+    from ..generate.convert import convert
+
+    if output is None:
+        raise UsageError(f"models convert {source}: name the file to write with -o: .safetensors, .pt or .pkl")
+    gan, notes = convert(source, Path(output))
+    settings = gan.generator.settings
+    report.data({"path": output, "network": asdict(settings), "critic": gan.discriminator is not None, "notes": notes})
+    parts = f"generator {'and critic' if gan.discriminator is not None else 'alone'}"
+    report.say(
+        f"{output}: {parts}, {settings.size} px, {settings.latent} numbers, {settings.mapping_layers} layers to w"
+    )
+    for note in notes:
+        report.say(f"  note: {note}")
     return 0
 
 

@@ -27,6 +27,7 @@ from ..edit.verbs import sweep_poses, sweep_times
 from ..errors import AboutfaceError, ConsentError, PhotoError, UsageError
 from ..export import VIDEO_SUFFIXES
 from ..images import Photo, read_photo
+from ..reconstruct import Effort
 from ..relight import Asked, asked_lights
 from ..scene import Pose
 from .arguments import LIGHT_AXES, Sweep, check_device, parse_angles, parse_box, parse_face, parse_sweep
@@ -53,10 +54,12 @@ def rotate(command: Rotate) -> int:
     elif not _given(command):
         raise UsageError("say where the head turns to, for example --yaw 30 (see aboutface rotate --help)")
     expand_angles(yaw, pitch, roll)  # fails before any photo is read
-    pipeline, options = _prepare(command.find, command.photos)
+    pipeline, options = _prepare(command.find, command.photos, command.talk)
 
     def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
-        results = pipeline.rotate(photo, yaw, pitch, roll, relative=command.relative, **options)
+        results = pipeline.rotate(
+            photo, yaw, pitch, roll, relative=command.relative, refiner=command.refiner, **options
+        )
         _check_count(place, len(results))
         for result in results:
             yield save_result(result, place, format=command.format, keep=[photo.path], seconds=seconds)
@@ -68,10 +71,12 @@ def frontalize(command: Frontalize) -> int:
     if not 16 <= command.size <= LARGEST_CROP:
         raise UsageError(f"--size {command.size}: expected 16 to {LARGEST_CROP} pixels")
     crop = command.size if command.crop else None
-    pipeline, options = _prepare(command.find, command.photos)
+    if crop and command.refiner:
+        raise UsageError(f"--crop: the refiner {command.refiner} gives a square already; leave one of them out")
+    pipeline, options = _prepare(command.find, command.photos, command.talk)
 
     def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
-        results = pipeline.frontalize(photo, **options)
+        results = pipeline.frontalize(photo, refiner=command.refiner, **options)
         _check_count(place, len(results))
         for result in results:
             sidecar = result.names[0]
@@ -86,7 +91,7 @@ def frontalize(command: Frontalize) -> int:
 def reconstruct(command: Reconstruct) -> int:
     if command.same_person:
         return _reconstruct_person(command)
-    pipeline, options = _prepare(command.find, command.photos)
+    pipeline, options = _prepare(command.find, command.photos, command.talk)
 
     def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
         shapes = pipeline.reconstruct(photo, **options)
@@ -101,7 +106,7 @@ def reconstruct(command: Reconstruct) -> int:
 
 
 def _reconstruct_person(command: Reconstruct) -> int:
-    pipeline, options = _prepare(command.find, command.photos, together=True)
+    pipeline, options = _prepare(command.find, command.photos, command.talk, together=True)
     place, report = _begin(command.photos, command.output, SHAPE_SUFFIXES, command.talk)
     pipeline.check_person(options["face"], len(command.photos))
     shapes = pipeline.shapes_of_person(command.photos, **options)
@@ -119,7 +124,7 @@ def _reconstruct_person(command: Reconstruct) -> int:
 def animate(command: Animate) -> int:
     sweep = parse_sweep(command.sweep)
     _check_length(command.seconds, command.fps)
-    pipeline, options = _prepare(command.find, [command.photo])
+    pipeline, options = _prepare(command.find, [command.photo], command.talk)
     if options["face"] == "all":
         raise UsageError("--face all: a video shows one face turning; take largest or a number")
 
@@ -145,7 +150,7 @@ def relight(command: Relight) -> int:
     light = None if command.light is None else [name.strip() for name in command.light.split(",")]
     # Fails before any photo is read.
     lights = asked_lights(**asked, light=light, intensity=command.light_intensity, ambient=command.ambient)
-    pipeline, options = _prepare(command.find, command.photos)
+    pipeline, options = _prepare(command.find, command.photos, command.talk)
 
     def job(photo: Photo, place: Place, seconds: dict[str, float]) -> Iterator[Saved]:
         results = pipeline.relight(photo, lights, shadows=command.shadows, **options)
@@ -165,7 +170,7 @@ def _relight_as_video(command: Relight) -> int:
     if len(command.photos) != 1 or command.light is not None:
         raise UsageError("a light sweep takes one photo, and no --light")
     lights = _sweep_lights(sweep, command)
-    pipeline, options = _prepare(command.find, command.photos)
+    pipeline, options = _prepare(command.find, command.photos, command.talk)
     if options["face"] == "all":
         raise UsageError("--face all: a video shows one face; take largest or a number")
 
@@ -221,7 +226,7 @@ def swap(command: Swap) -> int:
 # ---- shared by the verbs ----
 
 
-def _prepare(find: Find, photos: Sequence[str], together: bool = False) -> tuple[Pipeline, dict]:
+def _prepare(find: Find, photos: Sequence[str], talk: Talk, together: bool = False) -> tuple[Pipeline, dict]:
     """The pipeline and the options that choose the face, checked before any photo is read.
 
     together: whether the photos are to be looked at together.
@@ -230,12 +235,21 @@ def _prepare(find: Find, photos: Sequence[str], together: bool = False) -> tuple
     options = {"face": parse_face(find.face), "landmarks": find.landmarks, "box": parse_box(find.box)}
     if len(photos) > 1 and (find.landmarks or find.box):
         raise UsageError("--landmarks and --box belong to one photo: give one photo at a time")
-    pipeline = Pipeline(usual_method(find.method, len(photos) if together else 1), find.detector)
+    effort = Effort(find.quality, OUTPUTS, None if talk.quiet else _tell)
+    pipeline = Pipeline(usual_method(find.method, len(photos) if together else 1), find.detector, effort)
     if pipeline.reconstruct_object is not None:
         check_no_face(pipeline.method, **options)
     elif not find.landmarks:
         choose("network" if find.box else find.detector)
     return pipeline, options
+
+
+def _tell(line: str) -> None:
+    """Of work that takes minutes: one line on standard error, over the last one where that is a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
+    else:
+        print(line, file=sys.stderr, flush=True)
 
 
 def _each(
@@ -320,8 +334,10 @@ def _given(command: Rotate) -> bool:
 
 
 def _rotate_as_video(command: Rotate, sweep: Sweep) -> int:
-    if len(command.photos) != 1 or _given(command) or command.relative:
-        raise UsageError("a video takes one photo and --sweep, without --yaw, --pitch, --roll and --relative")
+    if len(command.photos) != 1 or _given(command) or command.relative or command.refiner:
+        raise UsageError(
+            "a video takes one photo and --sweep, without --yaw, --pitch, --roll, --relative and --refiner"
+        )
     assert command.sweep is not None
     return animate(
         Animate(command.photos[0], command.sweep, output=command.output, find=command.find, talk=command.talk)

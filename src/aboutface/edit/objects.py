@@ -57,11 +57,14 @@ class ObjectPortrait:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences for the user, whatever is done with it."""
-        return self.photo.warnings
+        found = self.scene.manifold
+        return (*self.photo.warnings, *(found.warnings if found else ()))
 
     def about(self) -> dict[str, Any]:
         """What the record says of the object itself."""
-        return {"source": about_photo(self.source), "crop": {"box": list(self.shape.box), "size": self.photo.width}}
+        manifold = {} if self.scene.manifold is None else {"gan2shape": self.scene.manifold.about}
+        crop = {"box": list(self.shape.box), "size": self.photo.width}
+        return {"source": about_photo(self.source), "crop": crop} | manifold
 
     def view(self, pose: Pose) -> View:
         """The square with the object in this pose.

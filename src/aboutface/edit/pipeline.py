@@ -1,7 +1,7 @@
 """The verbs on photos: detect, reconstruct, complete the head, turn, compose. The one place that knows the order."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -16,7 +16,8 @@ from ..errors import AboutfaceError, ConsentError, UsageError
 from ..face import Face
 from ..head import complete_head
 from ..images import Photo, read_photo
-from ..reconstruct import PERSON_METHODS, PersonReconstructor, Together, object_reconstructor, reconstructor
+from ..reconstruct import PERSON_METHODS, Effort, PersonReconstructor, Together, object_reconstructor, reconstructor
+from ..refine import REFINERS
 from ..relight import Asked
 from ..scene import Pose, Scene
 from ..swap import swap_face
@@ -52,14 +53,17 @@ class Pipeline:
         method: a reconstructor's name, see `reconstruct.RECONSTRUCTORS`, or a file that `aboutface train` wrote. One
             trained on other things than faces serves rotate, reconstruct and animate.
         detector: "auto", "network", "dlib", "mediapipe" or an object with the `detect.Detector` protocol.
+        effort: how much a method that optimises for each photo, gan2shape, does, and where it keeps that.
     """
 
-    def __init__(self, method: str = DEFAULT_METHOD, detector: str | Detector = "auto") -> None:
+    def __init__(
+        self, method: str = DEFAULT_METHOD, detector: str | Detector = "auto", effort: Effort | None = None
+    ) -> None:
         self.method = method
         self.detector = detector
-        self.reconstruct_object = object_reconstructor(method)
+        self.reconstruct_object = object_reconstructor(method, effort)
         """Of a network that knows other things than faces."""
-        self.reconstruct_face = None if self.reconstruct_object else reconstructor(method)
+        self.reconstruct_face = None if self.reconstruct_object else reconstructor(method, effort)
 
     def portraits(
         self, source: Source, *, face: Choice = "largest", landmarks: Any = None, box: Any = None
@@ -101,6 +105,7 @@ class Pipeline:
         roll: Angle = None,
         *,
         relative: bool = False,
+        refiner: str | None = None,
         face: Choice = "largest",
         landmarks: Any = None,
         box: Any = None,
@@ -111,20 +116,28 @@ class Pipeline:
             yaw, pitch, roll: degrees, or lists of degrees for several views (the longest sets their number, single
                 angles are repeated). The pose afterwards; an angle that is not given stays as it is in the photo.
             relative: the angles are added to the photo's instead.
+            refiner: what makes the pictures more natural, see `refine.REFINERS`; "manifold" gives squares of the
+                generator's size.
             face, landmarks, box: see `portraits`, which also says what is raised.
         """
         wanted = expand_angles(yaw, pitch, roll)
         return [
-            _turned(portrait, wanted, relative)
+            _turned(portrait, wanted, relative, refiner=refiner)
             for portrait in self.subjects(source, face=face, landmarks=landmarks, box=box)
         ]
 
     def frontalize(
-        self, source: Source, *, face: Choice = "largest", landmarks: Any = None, box: Any = None
+        self,
+        source: Source,
+        *,
+        refiner: str | None = None,
+        face: Choice = "largest",
+        landmarks: Any = None,
+        box: Any = None,
     ) -> list[Result]:
-        """The photo with the head looking straight ahead and upright."""
+        """The photo with the head looking straight ahead and upright; see `rotate`."""
         return [
-            _turned(portrait, [(0.0, 0.0, 0.0)], False, name="frontal")
+            _turned(portrait, [(0.0, 0.0, 0.0)], False, name="frontal", refiner=refiner)
             for portrait in self.portraits(source, face=face, landmarks=landmarks, box=box)
         ]
 
@@ -366,7 +379,9 @@ def _turned(
     wanted: Sequence[tuple[float | None, float | None, float | None]],
     relative: bool,
     name: str | None = None,
+    refiner: str | None = None,
 ) -> Result:
+    refine = _refined(portrait, refiner)
     own = portrait.scene.pose
     start = time.perf_counter()
     views, poses, names = [], [], []
@@ -375,9 +390,9 @@ def _turned(
             pose = Pose(*(base + (angle or 0.0) for base, angle in zip(own, angles, strict=True)))
         else:
             pose = Pose(*(base if angle is None else angle for base, angle in zip(own, angles, strict=True)))
-        views.append(portrait.view(pose))
+        views.append(refine(portrait.view(pose)))
         poses.append(pose)
-        names.append(f"{portrait.stem}_{name or pose_name(*angles)}")
+        names.append(f"{portrait.stem}_{name or pose_name(*angles)}" + (f"_{refiner}" if refiner else ""))
     seconds = portrait.seconds | {"views": time.perf_counter() - start}
     warnings = [*portrait.warnings]
     warnings += about_turn(own, poses)
@@ -397,6 +412,16 @@ def _turned(
         record,
         alphas=tuple(one.alpha for one in views if one.alpha is not None),
     )
+
+
+def _refined(portrait: Subject, refiner: str | None) -> Callable[[View], View]:
+    """What is done to each view. Raises UsageError for a refiner that there is not, or that cannot do this."""
+    if refiner is None:
+        return lambda one: one
+    if refiner not in REFINERS:
+        raise UsageError(f"refiner {refiner!r} is not known; there are: {', '.join(REFINERS)}")
+    refine, scene = REFINERS[refiner], portrait.scene
+    return lambda one: View(refine(one.pixels, scene), one.invented)
 
 
 def _relit(portrait: Portrait, lights: Sequence[Asked], shadows: bool) -> Result:

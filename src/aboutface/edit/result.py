@@ -83,7 +83,8 @@ class Portrait:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Sentences for the user, whatever is done with it."""
-        return (*self.photo.warnings, *self.face.warnings)
+        found = self.scene.manifold
+        return (*self.photo.warnings, *self.face.warnings, *(found.warnings if found else ()))
 
     def about(self) -> dict[str, Any]:
         """What the record says of the face itself."""
@@ -96,6 +97,7 @@ class Portrait:
                 for name in ("mean_head", *DETECTOR_WEIGHTS.get(self.face.detector, ()), *_models_of(self.method))
             ],
             **({} if self.scene.morphable is None else {"morphable": about_morphable(self.scene.morphable)}),
+            **({} if self.scene.manifold is None else {"gan2shape": self.scene.manifold.about}),
         }
 
     @property

@@ -28,6 +28,7 @@ def rotate(
     roll: Angle = None,
     *,
     relative: bool = False,
+    refiner: str | None = None,
     face: Choice = "largest",
     landmarks: Any = None,
     box: Any = None,
@@ -40,6 +41,7 @@ def rotate(
         yaw, pitch, roll: +yaw turns the face to the image's right, +pitch looks up, +roll is clockwise as seen.
             Absolute; what is not given stays as it is in the photo. A list gives a list of pictures.
         relative: add the angles to the photo's own pose.
+        refiner: "manifold": a square picture of the generator of the method gan2shape, the nearest to the turned one.
         face: "largest", an index (0 is the largest), or "all": a list with one entry per face.
         landmarks, box: (68, 2) points or (left, top, right, bottom), or files of them, instead of detection.
 
@@ -52,7 +54,7 @@ def rotate(
     def one(source: Source) -> Any:
         opened = read_photo(source)
         results = _pipeline(method).rotate(
-            opened, yaw, pitch, roll, relative=relative, face=face, landmarks=landmarks, box=box
+            opened, yaw, pitch, roll, relative=relative, refiner=refiner, face=face, landmarks=landmarks, box=box
         )
         views = [[result.like(index) for index in range(len(result.images))] for result in results]
         pictures = views if several_views else [entry[0] for entry in views]
@@ -64,13 +66,14 @@ def rotate(
 def frontalize(
     photo: Source | Sequence[Source],
     *,
+    refiner: str | None = None,
     face: Choice = "largest",
     landmarks: Any = None,
     box: Any = None,
     method: str = "depthnet",
 ) -> Any:
     """The photo with the head upright and looking straight ahead; see `rotate` for everything else."""
-    return rotate(photo, 0.0, 0.0, 0.0, face=face, landmarks=landmarks, box=box, method=method)
+    return rotate(photo, 0.0, 0.0, 0.0, refiner=refiner, face=face, landmarks=landmarks, box=box, method=method)
 
 
 def relight(

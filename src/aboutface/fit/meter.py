@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import AboutfaceError
+from ..errors import DivergedError
 
 
 class Meter:
@@ -24,12 +24,12 @@ class Meter:
             self.drain()
 
     def drain(self) -> None:
-        """Raise AboutfaceError if any value is not finite; else add them up."""
+        """Raise DivergedError if any value is not finite; else add them up."""
         pending, self._pending = self._pending, []
         for step, phase, names, values in pending:
             for name, value in zip(names, values.tolist(), strict=True):
                 if not math.isfinite(value):
-                    raise AboutfaceError(
+                    raise DivergedError(
                         f"step {step + 1}, phase {phase}: {name} is {value}; the last good checkpoint is kept; try a "
                         "smaller learning rate, --clip or --precision float32"
                     )
@@ -53,9 +53,9 @@ class Meter:
 
 
 def check_weights(step: int, weights: list[Tensor]) -> None:
-    """Raise AboutfaceError if a weight is not finite: such weights must not replace those of an earlier checkpoint."""
+    """Raise DivergedError if a weight is not finite: such weights must not replace those of an earlier checkpoint."""
     if not all(torch.stack([weight.isfinite().all() for weight in weights]).tolist()):
-        raise AboutfaceError(
+        raise DivergedError(
             f"step {step}: the weights are no longer finite, although losses and gradients were; the last good "
             "checkpoint is kept; try a smaller learning rate"
         )

@@ -1,5 +1,6 @@
 """Scores, as functions of tensors: they know no method and no data set."""
 
+from .generated import frechet_distance, kernel_distance
 from .keypoints import (
     OUTER_EYE_CORNERS,
     ShapeScore,
@@ -31,7 +32,9 @@ __all__ = [
     "depth_mae",
     "depth_mse",
     "eroded",
+    "frechet_distance",
     "gauge_score",
+    "kernel_distance",
     "keypoint_correlations",
     "landmark_error",
     "light_error",

@@ -140,13 +140,15 @@ class StyledConv(nn.Module):
         """noise: (H, W) or (B, 1, H, W)."""
         style = self.style(w)
         weight = self.weight * self.scale
-        demodulation = torch.rsqrt(style.square() @ weight.square().sum((2, 3)).mT + EPSILON)
+        # The sum of many squares loses its small ones, or overflows, in half precision.
+        with torch.autocast(x.device.type, enabled=False):
+            demodulation = torch.rsqrt(style.to(weight).square() @ weight.square().sum((2, 3)).mT + EPSILON)
         x = x * style[:, :, None, None]
         if self.up:
             x = blur(functional.conv_transpose2d(x, weight.transpose(0, 1), stride=2), 1, gain=4)
         else:
             x = functional.conv2d(x, weight, padding=1)
-        x = x * demodulation[:, :, None, None]
+        x = x * demodulation[:, :, None, None].to(x)
         if noise is not None:
             x = x + noise * self.strength
         return clamped(activated(x + self.bias.view(1, -1, 1, 1)), self.clamp)
@@ -323,7 +325,7 @@ class Discriminator(nn.Module):
 
 def tiny_settings(size: int = 16, **changes: Any) -> StyleGAN2Settings:
     """A network for tests."""
-    small = StyleGAN2Settings(size=size, latent=16, mapping_layers=8, channel_base=128, channel_max=16)
+    small = StyleGAN2Settings(size=size, latent=16, mapping_layers=8, channel_base=max(128, size), channel_max=16)
     return replace(small, **changes)
 
 

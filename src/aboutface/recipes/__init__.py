@@ -30,6 +30,8 @@ RECIPES = {
     "aign": "aboutface.recipes.aign:AIGNTraining",
     "unsup3d": "aboutface.recipes.unsup3d:Unsup3dTraining",
     "stylegan2": "aboutface.recipes.stylegan2:StyleGAN2Training",
+    "stylegan2-encoder": "aboutface.recipes.gan_encoder:GanEncoderTraining",
+    "gan2shape": "aboutface.recipes.gan2shape:GAN2ShapeTraining",
     "deep3d": "aboutface.recipes.deep3d:Deep3DTraining",
     "deep3d-sets": "aboutface.recipes.deep3d_sets:Deep3DSetsTraining",
 }
@@ -39,6 +41,8 @@ SUMMARIES = {
     "aign": "a baseline: the same from 3D landmarks of other faces, adversarially",
     "unsup3d": "depth, albedo, view and light of one kind of thing, from photos alone",
     "stylegan2": "pictures of one kind of thing out of random numbers, and a critic of them",
+    "stylegan2-encoder": "which w of a StyleGAN2 gives a picture: where projections start",
+    "gan2shape": "depth, albedo, view, light and a generator's offsets, from many pictures and a StyleGAN2 of them",
     "deep3d": "coefficients of a morphable model, pose, light and landmarks of a face, from faces with landmarks",
     "deep3d-sets": "how far each of several pictures of a person is to be trusted about the face's shape",
 }

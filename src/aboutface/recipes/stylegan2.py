@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -19,15 +19,23 @@ from torch.optim import Adam
 
 from ..errors import UsageError
 from ..fit import FitSettings, Phase, Run, Task, TensorBatches, fit
+from ..metrics.generated import frechet_distance, kernel_distance
+from ..nn.augment import Controller, augmented
+from ..nn.inception import InceptionFeatures
 from ..nn.stylegan2 import Discriminator, Generator, StyleGAN2Settings
 from ..weights import load_file
 from . import Trained
+from .picture_features import described, picture_features
 from .unsup3d import Crop, read_images
 
 SHOWN = 16
 """Pictures in a row of the preview."""
 TRUNCATION = 0.7
 """Of the preview's second row."""
+SAMPLED = 32
+"""Pictures at once where distances are measured."""
+
+Augmentation = Literal["adaptive", "fixed", "none"]
 
 
 @dataclass(frozen=True)
@@ -62,15 +70,24 @@ class StyleGAN2Training:
     """Steps between two of these."""
     mixing: float = 0.9
     """Share of pictures whose coarse and fine layers have different w."""
+    augment: Augmentation = "adaptive"
+    """Change what the critic sees at random, as small sets need it (StyleGAN2-ADA): with a probability that follows
+    how well the critic knows the pictures by heart, with a fixed one, or not."""
+    augment_strength: float = 0.0
+    """That probability, where it is fixed; else where it starts."""
+    augment_images: int | None = None
+    """Pictures over which an adaptive probability can go from 0 to 1; 500,000 if missing, 100,000 with --start."""
+    score: int = 5000
+    """Pictures, generated and real, whose distance as sets is measured in the end; 0 measures none. In Inception's
+    features (FID, KID) where they are (`aboutface models download inception`), else in deep3d's, made for faces."""
     start: Path | None = None
     """Weights (.safetensors) to start from: of the same settings, or of half the size, whose levels become the inner
     ones."""
     fit: FitSettings = field(default_factory=lambda: FitSettings(steps=100_000, ema=0.998, preview_every=1000))
 
     def __post_init__(self) -> None:
-        for name in ("path_length", "mixing"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UsageError(f"--{name.replace('_', '-')}: expected 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.path_length < math.inf:
+            raise UsageError(f"--path-length: expected 0 or more, got {self.path_length}")
         if self.r1 is not None and not 0 <= self.r1 < math.inf:
             raise UsageError(f"--r1: expected 0 or more, got {self.r1}")
         if not 0 < self.learning_rate < math.inf:
@@ -78,8 +95,15 @@ class StyleGAN2Training:
         for name in ("batch", "r1_every", "path_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(self, name)}")
-        if self.mixing > 1:
-            raise UsageError(f"--mixing: expected a share from 0 to 1, got {self.mixing}")
+        for name in ("mixing", "augment_strength"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"--{name.replace('_', '-')}: expected a share from 0 to 1, got {getattr(self, name)}")
+        if self.augment not in get_args(Augmentation):
+            raise UsageError(f"--augment: expected {' or '.join(get_args(Augmentation))}, got {self.augment!r}")
+        if self.augment_images is not None and self.augment_images < 1:
+            raise UsageError(f"--augment-images: expected 1 or more, got {self.augment_images}")
+        if self.score < 0 or self.score == 1:
+            raise UsageError(f"--score: expected 0, or 2 or more pictures, got {self.score}")
         _ = self.network
 
     @property
@@ -105,7 +129,11 @@ class StyleGAN2Training:
         images, views = read_images(data, self.size, self.crop, log)
         settings = replace(self, crop="centre" if views is None else "face")
         task = train_stylegan2(images, settings, run, log)
-        return Trained(dict(task.state_dict()), {}, {"network": asdict(self.network), "training": asdict(settings)})
+        tensors = {name: value for name, value in task.state_dict().items() if not name.startswith("controller.")}
+        scores = {"augmentation": float(task.controller.strength)}
+        if self.score and len(images) > 1:
+            scores |= set_distances(task.generator, images, self.score, log)
+        return Trained(tensors, scores, {"network": asdict(self.network), "training": asdict(settings)})
 
 
 def train_stylegan2(
@@ -128,6 +156,31 @@ def train_stylegan2(
     return averaged
 
 
+@torch.no_grad()
+def set_distances(
+    generator: Generator, images: Tensor, count: int, log: Callable[[str], None], seed: int = 0
+) -> dict[str, float]:
+    """How far pictures of random z, of full spread, are from `images` (N, 3, S, S) uint8: name -> distance.
+
+    "fid" and "kid" in Inception's features; in others the names say whose. count: of either, N at most.
+    """
+    network = picture_features().to(next(generator.parameters()).device)
+    count = min(count, len(images))
+    log(f"comparing {count} generated pictures with as many real ones, in features of {network.name}")
+    torch.manual_seed(seed)
+    device = generator.mapping.centre.device
+    draws = [torch.randn(SAMPLED, generator.settings.latent, device=device) for _ in range(-(-count // SAMPLED))]
+    fakes = torch.cat([described(network, generator(z, noise="random").clamp(0, 1)) for z in draws])[:count]
+    reals = described(network, images[torch.randperm(len(images))[:count]])
+    distances = frechet_distance(reals, fakes), kernel_distance(reals, fakes)[0]
+    names = ("fid", "kid") if isinstance(network, InceptionFeatures) else _distance_names(network.name)
+    return dict(zip(names, distances, strict=True)) | {"compared_pictures": count}
+
+
+def _distance_names(features: str) -> tuple[str, str]:
+    return f"frechet_distance_{features}", f"kernel_distance_{features}"
+
+
 class StyleGAN2Task(Task):
     """Generator and critic, and what each makes small."""
 
@@ -139,6 +192,8 @@ class StyleGAN2Task(Task):
         self.settings = settings
         self.generator, self.discriminator = Generator(settings.network), Discriminator(settings.network)
         self.register_buffer("mean_path", torch.zeros(()))
+        images = settings.augment_images or (500_000 if settings.start is None else 100_000)
+        self.controller = Controller(settings.augment_strength if settings.augment != "none" else 0.0, images)
 
     def phases(self) -> dict[str, Phase]:
         s = self.settings
@@ -157,23 +212,31 @@ class StyleGAN2Task(Task):
     def loss(self, phase: str, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         images = batch["image"].float() / 255
         if phase == "generator":
-            scores = self.discriminator(self._fake(len(images)))
+            scores = self._score(self._fake(len(images)))
             return functional.softplus(-scores).mean(), {"score": scores.mean()}
         if phase == "critic":
+            if self.settings.augment == "adaptive":
+                self.controller.adjust(step, self.settings.batch * self.settings.fit.accumulate)
             with torch.no_grad():
                 fake = self._fake(len(images))
             return self._critic_loss(fake, self._real(images))
         return self._path(max(1, len(images) // 2)) if phase == "path" else self._r1(self._real(images))
 
+    def _score(self, images: Tensor) -> Tensor:
+        """What the critic says of pictures, real ones or not: it sees all of them changed alike."""
+        return self.discriminator(augmented(images, self.controller.strength))
+
     def _critic_loss(self, fake: Tensor, real: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        fakes, reals = self.discriminator(fake), self.discriminator(real)
+        fakes, reals = self._score(fake), self._score(real)
+        self.controller.observe(reals)
         loss = functional.softplus(fakes).mean() + functional.softplus(-reals).mean()
-        return loss, {"fake": fakes.mean(), "real": reals.mean(), "sign": reals.detach().sign().mean()}
+        terms = {"fake": fakes.mean(), "real": reals.mean(), "sign": reals.detach().sign().mean()}
+        return loss, terms | {"augmentation": self.controller.strength.clone()}
 
     def _r1(self, real: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The critic's squared slope on real pictures, counted in [-1, 1] as published."""
         real = real.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(self.discriminator(real).sum(), real, create_graph=True)
+        (slope,) = torch.autograd.grad(self._score(real).sum(), real, create_graph=True)
         penalty = (slope / 2).square().sum((1, 2, 3)).mean()
         return penalty * (self.settings.gamma / 2 * self.settings.r1_every), {"slope": penalty}
 

@@ -10,6 +10,7 @@ from ..scene import Scene
 from ..weights import REGISTRY, load_file
 from .deep3d_photo import Deep3dReconstructor
 from .depthnet import DepthNetReconstructor
+from .gan2shape_photo import Effort, GAN2ShapeObjects, GAN2ShapeReconstructor
 from .morphable_photo import MorphableReconstructor, users_model
 from .person import PersonReconstructor, Together
 from .unsup3d_object import ObjectReconstructor, ObjectShape
@@ -41,34 +42,45 @@ METHODS: dict[str, type[Reconstructor]] = {
     "unsup3d": Unsup3dReconstructor,
     "deep3d": Deep3dReconstructor,
     "morphable": MorphableReconstructor,
+    "gan2shape": GAN2ShapeReconstructor,
 }
-"""All that weight files may be of."""
+GENERATORS = ("gan2shape", "stylegan2")
+"""Methods of training whose weight files GAN2Shape works with."""
 RECONSTRUCTORS = {name: method for name, method in METHODS.items() if method.weights in REGISTRY}
 """The menu: those for which there are weights that all users can have."""
 PERSON_METHODS = tuple(name for name, method in RECONSTRUCTORS.items() if issubclass(method, PersonReconstructor))
 """Those on the menu that look at several photos of one person together; the first is taken where none is chosen."""
 
 
-def reconstructor(method: str) -> Reconstructor:
+def reconstructor(method: str, effort: Effort | None = None) -> Reconstructor:
     """A ready reconstructor, by name or by a .safetensors file that `aboutface train` wrote.
 
-    Raises UsageError for a name that is not on the menu, and for a file that is no such weights.
+    effort: of a method that optimises for each photo. Raises UsageError for a name that is not on the menu, and for a
+    file that is no such weights.
     """
     made = _class_of(method)
+    if made is GAN2ShapeReconstructor:
+        return made.from_file(Path(method), effort) if method.endswith(".safetensors") else made(effort=effort)
     return made.from_file(Path(method)) if method.endswith(".safetensors") else made()
 
 
 def _class_of(method: str) -> type[Reconstructor]:
     if method.endswith(".safetensors"):
-        _, card = load_file(Path(method))
-        if card.get("method") not in METHODS:
-            raise UsageError(f"{method}: weights of {card.get('method')!r}, expected {' or '.join(METHODS)}")
-        return METHODS[card["method"]]
+        kind = _method_of(Path(method))
+        if kind in GENERATORS:
+            return GAN2ShapeReconstructor
+        if kind not in METHODS:
+            raise UsageError(f"{method}: weights of {kind!r}, expected {' or '.join([*METHODS, 'stylegan2'])}")
+        return METHODS[kind]
     if method not in RECONSTRUCTORS:
         raise UsageError(
             f"method {method!r} is not known; there are: {', '.join(RECONSTRUCTORS)}, or give a .safetensors file"
         )
     return RECONSTRUCTORS[method]
+
+
+def _method_of(file: Path) -> str:
+    return str(load_file(file)[1].get("method"))
 
 
 def weights_of(method: str) -> str:
@@ -81,13 +93,17 @@ def models_of(method: str) -> tuple[str, ...]:
     return ("ict",) if _class_of(method) is Deep3dReconstructor else ()
 
 
-def object_reconstructor(method: str) -> ObjectReconstructor | None:
+def object_reconstructor(method: str, effort: Effort | None = None) -> ObjectReconstructor | None:
     """The door for pictures of other things than faces; None for methods of faces.
 
-    A .safetensors file is one of objects where `aboutface train unsup3d` cut its images to centred squares. Raises
-    UsageError for a file that is no such weights.
+    A .safetensors file is one of objects where its training (unsup3d, stylegan2, gan2shape) cut its images to centred
+    squares. Raises UsageError for a file that is no such weights.
     """
-    return ObjectReconstructor.from_file(Path(method)) if method.endswith(".safetensors") else None
+    if not method.endswith(".safetensors"):
+        return None
+    if _method_of(Path(method)) in GENERATORS:
+        return GAN2ShapeObjects.from_file(Path(method), effort)
+    return ObjectReconstructor.from_file(Path(method))
 
 
 __all__ = [
@@ -96,6 +112,8 @@ __all__ = [
     "RECONSTRUCTORS",
     "Deep3dReconstructor",
     "DepthNetReconstructor",
+    "Effort",
+    "GAN2ShapeReconstructor",
     "MorphableReconstructor",
     "ObjectReconstructor",
     "ObjectShape",

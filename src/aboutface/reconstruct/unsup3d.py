@@ -216,17 +216,15 @@ class Unsup3d(nn.Module):
 
     def reproject(self, factors: Factors, supersample: int = 1) -> Reprojection:
         """The images again, from their factors."""
+        return self.warp(self.texture(factors), factors, supersample)
+
+    def warp(self, layers: Tensor, factors: Factors, supersample: int = 1) -> Reprojection:
+        """Any canonical layers (B, C, S, S) in the view of the factors."""
         margin = (self.settings.max_depth - self.settings.min_depth) / 2
         limits = self.settings.min_depth - margin, self.settings.max_depth + margin
         view = factors.view
         return reproject(
-            self.texture(factors),
-            factors.depth,
-            view.rotation,
-            view.shift,
-            self.K,
-            limits=limits,
-            supersample=supersample,
+            layers, factors.depth, view.rotation, view.shift, self.K, limits=limits, supersample=supersample
         )
 
 

@@ -15,7 +15,7 @@ from ..geometry import grid_faces, unproject
 from ..images import Photo, to_tensor
 from ..scene import Camera, Light, Mesh, Pose, Scene
 from ..weights import load_file
-from .unsup3d import BORDER, Unsup3d, built
+from .unsup3d import BORDER, Factors, Unsup3d, built
 from .unsup3d_photo import DARKEST, symmetric_factors
 
 LARGEST, SMALLEST = 2048, 16
@@ -65,13 +65,13 @@ class ObjectReconstructor:
         """Of the largest centred square, or of what is not transparent. Raises PhotoError where that is too small."""
         crop, box = cut_object(photo)
         net, size, side = self.net, self.net.settings.size, crop.width
-        factors = symmetric_factors(net, to_tensor(_resized(crop.pixels, size)))
+        factors = self.factors(to_tensor(resized_square(crop.pixels, size)))
         # Lit but white: what is seen is the light.
         white = replace(factors, depth=without_border(factors.depth), albedo=torch.ones_like(factors.albedo))
         seen = net.reproject(white)
         valid = seen.valid[0].float()
         count = max(size, min(side, FINEST))
-        depth = along_edges(fill(seen.depth, valid)[0], to_tensor(_resized(crop.pixels, count))[0])
+        depth = along_edges(fill(seen.depth, valid)[0], to_tensor(resized_square(crop.pixels, count))[0])
         shading = functional.interpolate(
             fill(seen.image[0, :1], valid)[None], (side, side), mode="bilinear", align_corners=False
         )[0, 0]
@@ -85,6 +85,10 @@ class ObjectReconstructor:
         x, y, z = (pose.rotation() @ direction[0]).tolist()
         light = Light(float(factors.light.ambient), float(factors.light.diffuse), (x, y, z))
         return ObjectShape(crop, box, scene, light, shading.clamp_min(DARKEST))
+
+    def factors(self, image: Tensor) -> Factors:
+        """Of one image (1, 3, S, S)."""
+        return symmetric_factors(self.net, image)
 
 
 def cut_object(photo: Photo) -> tuple[Photo, tuple[int, int, int, int]]:
@@ -113,7 +117,7 @@ def cut_object(photo: Photo) -> tuple[Photo, tuple[int, int, int, int]]:
         alpha = alpha[place] * inside
     warnings = photo.warnings
     if side > LARGEST:
-        pixels, alpha = (None if part is None else _resized(part, LARGEST) for part in (pixels, alpha))
+        pixels, alpha = (None if part is None else resized_square(part, LARGEST) for part in (pixels, alpha))
         warnings = (*warnings, f"the square of {side} pixels was shrunk to {LARGEST}")
     assert pixels is not None
     return replace(photo, pixels=pixels, alpha=alpha, warnings=warnings), (left, top, left + side, top + side)
@@ -163,7 +167,7 @@ def _colours(crop: Photo) -> Tensor:
     return colours if crop.alpha is None else fill(colours, torch.tensor(crop.alpha) / 255)
 
 
-def _resized(pixels: np.ndarray, size: int) -> np.ndarray:
+def resized_square(pixels: np.ndarray, size: int) -> np.ndarray:
     """A square picture (side, side[, 3]) uint8 at another size."""
     step = len(pixels) / size
     return pixels if step == 1 else cut(pixels, np.diag([step, step, 1.0]), size)
