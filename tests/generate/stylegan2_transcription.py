@@ -129,7 +129,7 @@ def rosinality_score(d, images, levels, group):
     ]
     last = [pair(f"final_linear.{i}.weight", f"final_linear.{i}.bias") for i in (0, 1)]
     first, conv = pair("convs.0.0.weight", "convs.0.1.bias"), pair("final_conv.0.weight", "final_conv.1.bias")
-    return scored(first, blocks, conv, *last, images, group)
+    return scored(first, blocks, conv, last[0], last[1], images, group)
 
 
 def nvlabs_picture(g, z, layers, levels, clamp=None):
@@ -152,7 +152,7 @@ def nvlabs_score(d, images, levels, group, clamp=None):
     sizes = [4 << level for level in reversed(range(1, levels))]
     blocks = [(pair(f"b{size}.conv0"), pair(f"b{size}.conv1"), d[f"b{size}.skip.weight"]) for size in sizes]
     last = [pair(f"b4.{name}") for name in ("conv", "fc", "out")]
-    return scored(pair(f"b{sizes[0]}.fromrgb"), blocks, *last, images, group, clamp)
+    return scored(pair(f"b{sizes[0]}.fromrgb"), blocks, last[0], last[1], last[2], images, group, clamp)
 
 
 def tensorflow_picture(g, z, layers, levels, clamp=None):
@@ -193,4 +193,4 @@ def tensorflow_score(d, images, levels, group, clamp=None):
         skip = d[f"{at}/Skip/weight"].permute(3, 2, 0, 1)
         blocks.append((pair(f"{at}/Conv0"), pair(f"{at}/Conv1_down"), skip))
     last = [pair(name) for name in ("4x4/Conv", "4x4/Dense0", "Output")]
-    return scored(pair(f"{sizes[0]}x{sizes[0]}/FromRGB"), blocks, *last, images, group, clamp)
+    return scored(pair(f"{sizes[0]}x{sizes[0]}/FromRGB"), blocks, last[0], last[1], last[2], images, group, clamp)

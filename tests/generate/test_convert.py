@@ -6,6 +6,7 @@ import os
 import pickle
 import sys
 import types
+from typing import Any
 
 import numpy as np
 import pytest
@@ -34,6 +35,11 @@ def gan(clamp=None, critic=True, seed=0, **changes):
             tensor.add_(0.3 * torch.randn_like(tensor))
         network.requires_grad_(False).eval()
     return Gan(networks[0], networks[1] if critic else None, network_card(settings))
+
+
+def critic_of(networks):
+    assert networks.discriminator is not None
+    return networks.discriminator
 
 
 def same_bits(first, second):
@@ -164,7 +170,7 @@ def tensorflow_pickle(monkeypatch, networks, change):
             self.__dict__ |= state
 
     Network.__module__, Network.__qualname__ = module.__name__, "Network"
-    module.Network = Network
+    setattr(module, "Network", Network)  # noqa: B010
     for name in ("dnnlib", "dnnlib.tflib"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -202,7 +208,7 @@ def test_tensorflow_networks_with_parts(tmp_path, monkeypatch):
     again, _ = read_any(tmp_path / "tf.pkl")
     z, images = examples()
     torch.testing.assert_close(again.generator(z), networks.generator(z), atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(again.discriminator(images), networks.discriminator(images), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(critic_of(again)(images), critic_of(networks)(images), atol=1e-5, rtol=1e-5)
     (tmp_path / "tf.pkl").write_bytes(tensorflow_pickle(monkeypatch, networks, {"label_size": 10}))
     with pytest.raises(UsageError, match="class-conditional"):
         read_any(tmp_path / "tf.pkl")
@@ -211,7 +217,7 @@ def test_tensorflow_networks_with_parts(tmp_path, monkeypatch):
 # ---- NVlabs, PyTorch ----
 
 
-def nvlabs_pickle(monkeypatch, g, d, clamp, group=2, **extra):
+def nvlabs_pickle(monkeypatch, g, d, clamp, extra=None):
     """Modules stored through the hook, as the PyTorch code writes them, with source that must not run."""
     names = ("torch_utils", "torch_utils.persistence", "dnnlib", "dnnlib.util")
     modules = {name: types.ModuleType(name) for name in names}
@@ -237,8 +243,8 @@ def nvlabs_pickle(monkeypatch, g, d, clamp, group=2, **extra):
             return _reconstruct_persistent_obj, (meta,)
 
     def tree(tensors, attributes):
-        root = Stored()
-        root._init_kwargs = EasyDict(size=np.float64(0.5), nested=EasyDict())
+        root: Any = Stored()
+        root.__dict__["_init_kwargs"] = EasyDict(size=np.float64(0.5), nested=EasyDict())
         for name, tensor in tensors.items():
             *path, leaf = name.split(".")
             here = root
@@ -261,8 +267,8 @@ def nvlabs_pickle(monkeypatch, g, d, clamp, group=2, **extra):
             setattr(here, leaf, value)
         return root
 
-    generator = tree(g, {"synthesis.b4.conv1.conv_clamp": clamp, "synthesis.b8.architecture": "skip", **extra})
-    critic = tree(d, {"b4.conv.conv_clamp": clamp, "b4.mbstd.group_size": group})
+    generator = tree(g, {"synthesis.b4.conv1.conv_clamp": clamp, "synthesis.b8.architecture": "skip"} | (extra or {}))
+    critic = tree(d, {"b4.conv.conv_clamp": clamp, "b4.mbstd.group_size": 2})
     content = {"G": generator, "D": critic, "G_ema": generator, "training_set_kwargs": EasyDict(class_name="x.Y")}
     raw = pickle.dumps(content)
     for name in modules:
@@ -368,7 +374,7 @@ def test_other_networks_are_refused(tmp_path, monkeypatch, extra, message):
         extra = {}
     elif name == "clamp":
         extra = {"synthesis.b4.conv1.conv_clamp": 3.0}
-    (tmp_path / "net.pkl").write_bytes(nvlabs_pickle(monkeypatch, g, d, None, **extra))
+    (tmp_path / "net.pkl").write_bytes(nvlabs_pickle(monkeypatch, g, d, None, extra))
     with pytest.raises(UsageError, match=message):
         read_any(tmp_path / "net.pkl")
 
@@ -425,7 +431,7 @@ def test_load_gan(tmp_path):
     again = load_gan(tmp_path / "net.safetensors")
     same_bits(networks, again)
     assert not again.generator.training
-    assert not any(p.requires_grad for net in (again.generator, again.discriminator) for p in net.parameters())
+    assert not any(p.requires_grad for net in (again.generator, critic_of(again)) for p in net.parameters())
     write_ours(gan(critic=False), tmp_path / "alone.safetensors")
     assert load_gan(tmp_path / "alone.safetensors").discriminator is None
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")

@@ -39,7 +39,7 @@ def test_ganspace_finds_a_planted_covariance():
 
 def test_sefa_maximises_the_change_of_styles():
     torch.manual_seed(0)
-    generator = Generator.tiny()
+    generator = Generator.tiny().requires_grad_(False)
     convs = [conv.get_submodule("style") for conv in generator.synthesis.convs]
     found = sefa(generator, 16)
     orthonormal(found)

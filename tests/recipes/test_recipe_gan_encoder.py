@@ -1,5 +1,7 @@
 """`aboutface train stylegan2-encoder`: it learns, is written, and shortens a search."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
@@ -7,11 +9,18 @@ from PIL import Image
 from aboutface.cli import main
 from aboutface.errors import UsageError
 from aboutface.fit import FitSettings
-from aboutface.generate import Gan, load_gan, sample
+from aboutface.generate import Gan, likeness, load_gan, sample
 from aboutface.generate.convert import write_ours
 from aboutface.generate.load import load_encoder, network_card
+from aboutface.nn.perceptual import FilterFeatures
 from aboutface.nn.stylegan2 import Generator
 from aboutface.recipes.gan_encoder import GanEncoderTraining, score, train_encoder
+
+
+@pytest.fixture(autouse=True)
+def few_filters(monkeypatch):
+    """Instead of all of them, or VGG16 where it lies on the machine."""
+    monkeypatch.setattr(likeness, "perceptual_features", lambda *_: FilterFeatures.tiny())
 
 
 def tiny_gan():
@@ -25,9 +34,9 @@ def tiny_gan():
 
 def test_it_finds_own_samples_better_than_the_mean_does():
     gan = tiny_gan()
-    pictures = sample(gan.generator, 64, 1, truncation=0.8).images
+    pictures = sample(gan.generator, 32, 1, truncation=0.8).images
     settings = GanEncoderTraining(
-        width=8, batch=16, learning_rate=3e-3, fit=FitSettings(steps=150, log_every=1000, preview_every=0)
+        width=8, batch=12, learning_rate=5e-3, fit=FitSettings(steps=50, log_every=1000, preview_every=0)
     )
     before = {name: tensor.clone() for name, tensor in gan.generator.state_dict().items()}
     encoder = train_encoder(gan, (pictures * 255).byte(), settings, None, lambda _: None)
@@ -41,8 +50,8 @@ def test_it_finds_own_samples_better_than_the_mean_does():
         return gan.generator.mapping.centre.expand(len(images), -1)
 
     blind = score(gan, mean, others)  # pyright: ignore[reportArgumentType]
-    assert found["rmse"] < 0.6 * blind["rmse"]
-    assert found["distance_filters"] < 0.8 * blind["distance_filters"]
+    assert found["rmse"] < 0.7 * blind["rmse"]
+    assert found["distance_filters"] < 0.9 * blind["distance_filters"]
 
 
 def test_the_command(tmp_path):
@@ -65,6 +74,6 @@ def test_wrong_settings(tmp_path):
         GanEncoderTraining().train(tmp_path, None, lambda _: None)
     for wrong in ({"batch": 1}, {"learning_rate": 0.0}, {"latent_weight": -1.0}):
         with pytest.raises(UsageError, match="--"):
-            GanEncoderTraining(**wrong)
+            replace(GanEncoderTraining(), **wrong)
     with pytest.raises(UsageError, match="encoder: expected pictures"):
         train_encoder(tiny_gan(), torch.zeros(2, 3, 8, 8), GanEncoderTraining(), None, lambda _: None)

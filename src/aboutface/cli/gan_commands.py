@@ -28,7 +28,7 @@ class Sample:
     """1: as varied as the generator can; less: closer to the mean picture, and fewer failures; 0: the mean."""
     noise: Literal["stored", "random", "none"] = "stored"
     """What fine detail is made of: the maps in the weights, new ones for each picture, or nothing."""
-    grid: int | None = None
+    grid: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Pictures in a row of the sheet; as many as make it square if missing."""
     talk: Talk = field(default_factory=Talk)
 
@@ -53,13 +53,13 @@ class Project:
     """One or more photos; several are searched at once, which is faster."""
     output: Annotated[str, arg(metavar="DIR", aliases=["-o"])] = "outputs/projected"
     """Folder of the results."""
-    steps: int | None = None
+    steps: Annotated[int | None, arg(metavar="INT", help_behavior_hint="")] = None
     """Steps of the search; 1000 if missing, 100 with --encoder."""
     space: Literal["w", "w+"] = "w"
     """w: one latent per photo; w+: one per layer, which comes nearer and is less of a sample."""
     noise: bool = False
     """Search for the noise maps, too."""
-    encoder: str | None = None
+    encoder: Annotated[str | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Weights of `aboutface train stylegan2-encoder`: where the search starts."""
     seed: int = 0
     """Of everything random."""

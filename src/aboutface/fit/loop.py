@@ -48,9 +48,8 @@ def fit(
     None writes no file, and leaves signals alone. Random numbers of the caller are as before afterwards.
     SIGINT and SIGTERM write a checkpoint at the end of the step and then act as they would have without `fit`; a second
     SIGINT acts at once. SIGUSR1 writes a checkpoint, and training goes on.
-    Raises DivergedError at the first loss, term or gradient that is not finite; AboutfaceError where the GPU's memory is
-    full;
-    UsageError for a checkpoint that does not fit the task; OutputError for a folder that cannot be written.
+    Raises DivergedError at the first loss, term or gradient that is not finite; AboutfaceError where the GPU's memory
+    is full; UsageError for a checkpoint that does not fit the task; OutputError for a folder that cannot be written.
     """
     settings = settings or FitSettings()
     processes = start_processes(settings.device)

@@ -35,7 +35,8 @@ class Recorder:
         self.stack = ExitStack()
         if self.run is not None:
             self.run.drop_metrics_after(self.first)
-            self._open_board(self.run)
+            if self.run.board:
+                self._open_board(self.run)
             if self.run.bar and sys.stderr.isatty():
                 self._open_bar()
         return self

@@ -31,6 +31,8 @@ class Run:
     """What is asked for of a run that goes on. config.yml takes it when the checkpoint has turned out to fit."""
     bar: bool = field(default=True, compare=False)
     """Whether a progress bar is drawn where standard error is a terminal."""
+    board: bool = field(default=True, compare=False)
+    """Whether TensorBoard's events are written."""
 
     @classmethod
     def open(

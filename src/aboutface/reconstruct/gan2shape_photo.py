@@ -25,18 +25,21 @@ from ..images import Photo, to_tensor
 from ..scene import Manifold, Scene
 from ..weights import load_file, path
 from .face_frame import PIVOT, SIDE, FaceFrame
-from .gan2shape import GAN2Shape, Target, published
+from .gan2shape import GAN2Shape, GAN2ShapeSettings, Target, published
 from .gan2shape_file import read
 from .gan2shape_priors import Category
 from .gan2shape_run import Progress, optimise
 from .gan2shape_schedule import PAPER_MAPPING, Quality, Schedule, fast, paper
-from .unsup3d import Factors
+from .unsup3d import Factors, Unsup3dSettings
 from .unsup3d_object import ObjectReconstructor, ObjectShape, cut_object, resized_square
 from .unsup3d_photo import Unsup3dReconstructor
 
 FACE = (75.0, 95.0, 35.0)
 """Millimetres of the mean head: half the width and height of the ellipse of its face, and how far below the head's
 origin its middle is."""
+
+NARROW = 16
+"""Channels of the outermost level of networks that nothing was taught, at the quality fast."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Fitter:
         self.gan, self.effort = gan, effort
         self.category: Category = category
         self.start = model
-        self.size = 64 if model is None and gan.size < 128 else 128 if model is None else model.size
+        self.size = model.size if model is not None else 128 if gan.size >= 128 and effort.quality == "paper" else 64
 
     def __call__(self, image: Tensor, mask: Tensor | None, name: str) -> Fitted:
         """Of an image (3, S, S) with the mask (S, S) of the object, if it is known. `name`: of the photo."""
@@ -127,16 +130,25 @@ class Fitter:
         return replace(schedule, prior=None) if self.start is not None else schedule
 
     def _untaught(self) -> GAN2Shape:
+        """A model to grow from an ellipsoid: the published one, or a narrow one with a mean shape, which takes the
+        ellipsoid at once."""
         mapping = PAPER_MAPPING[self.category]
+        latent = self.gan.generator.settings.latent
+        changes = {"mapping_depth": mapping.mapping_depth, "relative": mapping.relative}
         torch.manual_seed(0)
-        return GAN2Shape(
-            published(
-                self.size,
-                self.gan.generator.settings.latent,
-                mapping_depth=mapping.mapping_depth,
-                relative=mapping.relative,
-            )
+        if self.effort.quality == "paper":
+            return GAN2Shape(published(self.size, latent, **changes))
+        network = Unsup3dSettings(
+            size=self.size,
+            width=NARROW,
+            latent=4 * NARROW,
+            encoder_width=NARROW,
+            depth_head="smooth",
+            albedo_head="sharp",
+            confidence_width=0,
+            mean=True,
         )
+        return GAN2Shape(GAN2ShapeSettings(network, latent, offset_width=NARROW, **changes))
 
     def _projection(self, image: Tensor, folder: Path | None, say: Callable[[str], None]) -> Projection:
         """Onto the manifold; kept, so that a second run has the very same w."""

@@ -318,7 +318,7 @@ class Journal:
             return None
         folder = self.folder / _name(position)
         folder.mkdir(parents=True, exist_ok=True)
-        return Run(folder, bar=False)
+        return Run(folder, bar=False, board=False)
 
     def picture(self, stage: int, picture: Tensor) -> None:
         if self.folder is not None:

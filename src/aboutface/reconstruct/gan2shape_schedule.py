@@ -40,7 +40,8 @@ class Schedule:
     prior_steps: int = 1000
     """Iterations that bring depth there; none are needed by networks with a learned mean shape."""
     encoder_steps: int = 0
-    """Iterations that acquaint the encoder with the generator before the first stage; ours."""
+    """Iterations that acquaint the encoder with the generator before the first stage; ours. In short schedules the
+    iterations are better spent on step 3."""
     category: Category = "object"
     masked: bool = False
     """Leave what is outside of the masks out of steps 2 and 3."""
@@ -69,7 +70,6 @@ class Schedule:
 
 STEP_NAMES = Stage._fields[:3]
 SINGLE_LENGTHS = ((80, 100, 60), (40, 60, 50))
-ENCODER_STEPS = 300
 JOINT_LENGTHS = ((150, 300, 200), (100, 200, 200), (100, 200, 200))
 
 
@@ -139,7 +139,6 @@ def fast(category: Category = "face", joint: bool = False) -> Schedule:
         losses=losses,
         learning_rate=1e-3 if joint else 3e-4,
         encoder_rate=1e-3 if joint else 3e-4,
-        encoder_steps=ENCODER_STEPS if joint else 0,
         weight_decay=0.0,
     )
 
