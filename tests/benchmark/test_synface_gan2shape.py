@@ -8,6 +8,7 @@ import torch
 from aboutface.benchmark import synface
 from aboutface.benchmark.goals import check
 from aboutface.benchmark.statistics import Number
+from aboutface.benchmark.synface_curve import Curve, curve_table, draw_curves, follow, measure_curves
 from aboutface.benchmark.synface_faces import Faces
 from aboutface.benchmark.synface_gan2shape import Teaching, gan2shape_rows, variants
 from aboutface.benchmark.synface_goals import GOALS, goals
@@ -18,6 +19,8 @@ from aboutface.generate.load import Gan, gan_tensors, network_card
 from aboutface.geometry import intrinsics
 from aboutface.nn.stylegan2 import Discriminator, Generator
 from aboutface.recipes import Trained, write_weights
+from aboutface.reconstruct.gan2shape_run import Progress
+from aboutface.reconstruct.gan2shape_schedule import Schedule, Stage
 
 SIZE = 32
 
@@ -135,3 +138,41 @@ def test_what_is_missing_is_told_before_any_training(tmp_path):
         synface.run(replace(options, gan=gan_file(tmp_path, critic=False)))
     with pytest.raises(UsageError, match="add --method gan2shape"):
         synface.run(replace(options, methods=(), gan=gan_file(tmp_path)))
+
+
+# ---- the curve ----
+
+
+def test_a_curve_has_points_where_the_shape_moves():
+    schedule = Schedule((Stage(2, 3, 10), Stage(1, 1, 8)), targets=1)
+    curve, values = Curve("ours"), iter(range(100))
+    watch = follow(curve, schedule, 5, lambda: float(next(values)))
+    for number, stage in enumerate(schedule.stages, 1):
+        for step, length in enumerate(stage[:3], 1):
+            for done in range(1, length + 1):
+                watch(Progress(number, 2, step, done, length, loss=1.0))
+        watch(Progress(number, 2, 3, stage.refinement, stage.refinement, preview=torch.zeros(3, 1, 1)))
+    assert curve.iterations == [0, 6, 11, 15, 20, 25]
+    assert curve.values == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_a_curve_says_in_words(tmp_path):
+    curves = [Curve("published", [0, 50, 100], [3.0, 2.5, 2.0]), Curve("ours", [0, 20, 40], [3.0, 2.0, 1.5])]
+    assert curves[1].reaches(2.0) == 20
+    assert curves[0].reaches(1.0) is None
+    table = curve_table(curves)
+    assert [row[-1] for row in table.rows] == ["100, 100 %", "20, 20 %"]
+    pytest.importorskip("matplotlib")
+    draw_curves(curves, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 5000
+
+
+def test_a_curve_is_measured_on_the_way(tmp_path):
+    place = Place(tmp_path, quick=True, device="cpu", log=lambda _: None)
+    teaching = Teaching(gan_file(tmp_path), samples=2)
+    (curve,) = measure_curves(teaching, noise(6, 0), noise(3, 1), place, ["gan2shape"])
+    assert curve.iterations[0] == 0
+    assert curve.iterations[-1] == max(curve.iterations)
+    assert len(curve.values) > 2
+    assert all(value > 0 for value in curve.values)
+    assert curve.values[0] != curve.values[-1]

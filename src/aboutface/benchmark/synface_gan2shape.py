@@ -99,7 +99,7 @@ def _runner(
     def run(train: Faces, test: Faces, seed: int, place: Place) -> Outcome:
         teacher = trained_unsup3d(TEACHER, train, seed, place).net
         statistics = measured(teacher, train.images, train.size, place.log)
-        own = _for_place(settings, train.size, seed, place, teaching)
+        own = settings_for(settings, train.size, seed, place, teaching)
         start = teacher if warm else None
         words = repr(replace(own, device="auto", gan=None))
         about = {
@@ -117,7 +117,7 @@ def _runner(
             shutil.rmtree(folder, ignore_errors=True)
         if place.retrain or not restored(model, file, about):
             place.log(f"training {name}, seed {seed}")
-            targets = _targets(own, gan, train, place)
+            targets = targets_for(own, gan, train, place)
             begun = time.perf_counter()
             trained = train_gan2shape(gan, targets, own, statistics, start, folder, place.log)
             keep(trained, file, about, time.perf_counter() - begun)
@@ -132,7 +132,7 @@ def _runner(
     return run
 
 
-def _for_place(
+def settings_for(
     settings: GAN2ShapeTraining, size: int, seed: int, place: Place, teaching: Teaching
 ) -> GAN2ShapeTraining:
     given = {"gan": teaching.gan, "targets": teaching.targets, "samples": teaching.samples}
@@ -142,7 +142,7 @@ def _for_place(
     return replace(own, width=4, latent=16, offset_width=4, **QUICK, samples=QUICK["targets"])
 
 
-def _targets(settings: GAN2ShapeTraining, gan: Gan, train: Faces, place: Place) -> list[Target]:
+def targets_for(settings: GAN2ShapeTraining, gan: Gan, train: Faces, place: Place) -> list[Target]:
     """Kept on disk: all rows share them, and projecting takes long."""
     from safetensors.torch import load_file, save
 

@@ -60,7 +60,11 @@ def project(command: Project) -> int:
         space=command.space, noise=command.noise, seed=command.seed, device=command.device
     )
     encoder = None if command.encoder is None else load_encoder(Path(command.encoder), gan)
-    settings = replace(settings, steps=command.steps or (settings.steps if encoder is None else FEW_STEPS))
+    if encoder is not None:
+        # It begins near: nothing has to be explored.
+        settings = replace(settings, steps=FEW_STEPS, exploration=0.0)
+    if command.steps is not None:
+        settings = replace(settings, steps=command.steps)
     targets: list[tuple[str, Tensor]] = []
     for text in command.photos:
         try:

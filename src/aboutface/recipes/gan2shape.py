@@ -173,16 +173,26 @@ def train_gan2shape(
     start: Unsup3d | None = None,
     folder: Path | None = None,
     log: Callable[[str], None] = print,
+    watch: Callable[[GAN2Shape, Progress], None] | None = None,
 ) -> GAN2Shape:
-    """The model, on the CPU. It goes on where an earlier call with the same folder was interrupted."""
+    """The model, on the CPU. It goes on where an earlier call with the same folder was interrupted.
+
+    watch: is shown the model at each report of progress.
+    """
     network = None if start is None else start.settings
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = GAN2Shape(settings.settings(gan.generator.settings.latent, network), statistics)
-    schedule, shown = settings.schedule, _Lines(log)
+    schedule, lines = settings.schedule, _Lines(log)
     if start is not None:
         model.start_from(start)
         schedule = replace(schedule, prior=None)
+
+    def shown(progress: Progress) -> None:
+        lines(progress)
+        if watch is not None:
+            watch(model, progress)
+
     log(f"{len(targets)} targets, {schedule.iterations} iterations in {len(schedule.stages)} stages")
     optimise(model, gan, targets, schedule, run=folder, progress=shown, device=settings.device, seed=settings.seed)
     return model.cpu().eval()

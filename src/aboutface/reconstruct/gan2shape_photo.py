@@ -19,7 +19,7 @@ from torch.nn import functional
 from ..data.crop import cut
 from ..errors import UsageError
 from ..face import Face
-from ..generate import Gan, Projection, load_gan, project
+from ..generate import Gan, Projection, ProjectionSettings, load_gan, project
 from ..geometry import scaling
 from ..images import Photo, to_tensor
 from ..scene import Manifold, Scene
@@ -29,7 +29,7 @@ from .gan2shape import GAN2Shape, GAN2ShapeSettings, Target, published
 from .gan2shape_file import read
 from .gan2shape_priors import Category
 from .gan2shape_run import Progress, optimise
-from .gan2shape_schedule import PAPER_MAPPING, Quality, Schedule, fast, paper
+from .gan2shape_schedule import PAPER_MAPPING, Quality, fast, paper
 from .unsup3d import Factors, Unsup3dSettings
 from .unsup3d_object import ObjectReconstructor, ObjectShape, cut_object, resized_square
 from .unsup3d_photo import Unsup3dReconstructor
@@ -38,6 +38,8 @@ FACE = (75.0, 95.0, 35.0)
 """Millimetres of the mean head: half the width and height of the ellipse of its face, and how far below the head's
 origin its middle is."""
 
+SEARCHED: dict[Quality, int] = {"fast": 300, "paper": 1000}
+"""Steps in which a picture is looked for among the generator's."""
 NARROW = 16
 """Channels of the outermost level of networks that nothing was taught, at the quality fast."""
 
@@ -90,6 +92,10 @@ class Fitter:
         self.gan, self.effort = gan, effort
         self.category: Category = category
         self.start = model
+        self.search = ProjectionSettings(steps=SEARCHED[effort.quality])
+        self.schedule = paper(category) if effort.quality == "paper" else fast(category)
+        if model is not None:
+            self.schedule = replace(self.schedule, prior=None)
         self.size = model.size if model is not None else 128 if gan.size >= 128 and effort.quality == "paper" else 64
 
     def __call__(self, image: Tensor, mask: Tensor | None, name: str) -> Fitted:
@@ -99,7 +105,6 @@ class Fitter:
         projection = self._projection(image, folder, say)
         model = deepcopy(self.start) if self.start is not None else self._untaught()
         target = Target(image, projection.w[0], mask)
-        schedule = self._schedule()
         warnings = [] if projection.line is None else [f"gan2shape: {projection.line}"]
 
         def told(progress: Progress) -> None:
@@ -108,12 +113,12 @@ class Fitter:
             say(progress.line())
 
         run = None if folder is None else folder / "run"
-        optimise(model, self.gan, [target], schedule, run=run, progress=told, device="cpu")
+        optimise(model, self.gan, [target], self.schedule, run=run, progress=told, device="cpu")
         with torch.no_grad():
             anchor = model.anchor(self.gan, projection.w[:1])
         about: dict[str, Any] = {
             "quality": self.effort.quality,
-            "iterations": schedule.iterations,
+            "iterations": self.schedule.iterations,
             "pre-trained": self.start is not None,
             "generator": {"size": self.gan.size},
             "inversion": projection.about(),
@@ -121,13 +126,6 @@ class Fitter:
         if folder is not None:
             about["folder"] = str(folder)
         return Fitted(model, self.gan, projection, anchor, about, tuple(warnings))
-
-    def _schedule(self) -> Schedule:
-        if self.effort.quality == "paper":
-            schedule = paper(self.category)
-        else:
-            schedule = fast(self.category)
-        return replace(schedule, prior=None) if self.start is not None else schedule
 
     def _untaught(self) -> GAN2Shape:
         """A model to grow from an ellipsoid: the published one, or a narrow one with a mean shape, which takes the
@@ -156,7 +154,7 @@ class Fitter:
         if file is not None and file.is_file():
             return Projection.read(file)
         say("finding the photo among the generator's pictures")
-        found = project(self.gan, image[None])
+        found = project(self.gan, image[None], self.search)
         if file is not None:
             found.write(file)
         return found

@@ -70,7 +70,8 @@ class Schedule:
 
 STEP_NAMES = Stage._fields[:3]
 SINGLE_LENGTHS = ((80, 100, 60), (40, 60, 50))
-JOINT_LENGTHS = ((150, 300, 200), (100, 200, 200), (100, 200, 200))
+JOINT_LENGTHS = ((40, 100, 300), (20, 80, 300), (20, 80, 300))
+"""Most iterations where all factors move: what step 1 brings, step 3 brings as well."""
 
 
 class Mapping(NamedTuple):
