@@ -189,6 +189,11 @@ def test_what_the_generator_does_not_know_is_said_to_be_poor(gan, tmp_path):
     again = Projection.read(tmp_path / "found.safetensors")
     assert torch.equal(again.w, found.w)
     assert again.line == found.line
+    # Either error is enough.
+    for distance, rmse, poor in ((0.1, 0.1, False), (0.3, 0.1, True), (0.1, 0.2, True)):
+        one = replace(found, distance=torch.tensor([distance]), rmse=torch.tensor([rmse]))
+        assert bool(one.poor) is poor
+        assert (one.line is not None) is poor
     (tmp_path / "found.safetensors").write_bytes(b"x")
     with pytest.raises(UsageError, match="no projection"):
         Projection.read(tmp_path / "found.safetensors")

@@ -33,8 +33,9 @@ SMALLEST_NOISE = 8
 """Pixels of the smallest noise maps that the regulariser looks at."""
 PAIRS = 32
 """Pairs of random samples whose distance is the unit of errors."""
-POOR = 0.5
-"""Of the distance between two random samples: a picture that is farther from what was found is found poorly."""
+POOR, POOR_RMSE = 0.2, 0.12
+"""A picture that is farther from what was found, of the distance between two random samples, or in colours, is found
+poorly."""
 
 
 @dataclass(frozen=True)
@@ -93,19 +94,19 @@ class Projection:
     @property
     def poor(self) -> Tensor:
         """(N,): whether the generator has no picture like it."""
-        return self.distance > POOR
+        return (self.distance > POOR) | (self.rmse > POOR_RMSE)
 
     @property
     def line(self) -> str | None:
         """A sentence for the user about pictures found poorly; None where there is none."""
         if not self.poor.any():
             return None
-        worst = int(self.distance.argmax())
+        worst = int((self.distance / POOR).maximum(self.rmse / POOR_RMSE).argmax())
         which = "the photo" if len(self.w) == 1 else f"{int(self.poor.sum())} of {len(self.w)} photos"
         return (
             f"the generator has no picture much like {which}: its nearest is {self.distance[worst]:.0%} as far away as "
             f"one random sample from another (expected at most {POOR:.0%}), and differs by {self.rmse[worst]:.3f} "
-            "(RMSE of colours in 0..1)"
+            f"(RMSE of colours in 0..1, expected at most {POOR_RMSE})"
         )
 
     def about(self) -> dict[str, Any]:
