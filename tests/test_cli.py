@@ -24,7 +24,19 @@ from aboutface.errors import UsageError
 
 SOURCE = Path(__file__).resolve().parents[1] / "src"
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-VERBS = ("rotate", "frontalize", "relight", "animate", "reconstruct", "swap", "models", "doctor", "train")
+VERBS = (
+    "rotate",
+    "frontalize",
+    "relight",
+    "animate",
+    "reconstruct",
+    "swap",
+    "sample",
+    "project",
+    "models",
+    "doctor",
+    "train",
+)
 VIEW = "me_yaw+020_pitch+000_roll+000.png"
 # 260 pixels around the face of NASA's portrait, shrunk.
 PORTRAIT = astronaut()[0:260, 100:360]

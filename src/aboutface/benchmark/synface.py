@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..fit import find_device
 from ..recipes.unsup3d import VARIANTS, variants
-from . import synface_gan2shape, synface_tables
+from . import synface_curve, synface_gan2shape, synface_tables
 from .goals import Verdict, check
 from .results import commit, write_results
 from .statistics import Bootstrap, Number, interval, weighted_mean
@@ -60,6 +60,8 @@ class Options:
     """Training images that gan2shape learns from."""
     samples: int = 0
     """Or so many of the generator's own pictures."""
+    curve: bool = False
+    """Also compare the schedules of gan2shape on the way: curve.png, and a table."""
     transcription: Path | None = None
     """JSON with the scores of a transcription of the original, see `read_transcription`."""
     quick: bool = False
@@ -104,6 +106,10 @@ def run(options: Options, log: Callable[[str], None] = print) -> Report:
     if given is not None:
         results[TRANSCRIPTION] = given
     report = Report(results, *_judged(results))
+    if options.curve:
+        curves = synface_curve.measure_curves(_teaching(options), train, test.first(synface_curve.SCORED), place)
+        report.tables.append(synface_curve.curve_table(curves))
+        synface_curve.draw_curves(curves, options.output / "curve.png")
     _write(report, options, train, test)
     draw(test, shown, options.output / "faces.png")
     return report
@@ -116,8 +122,8 @@ def _rows(options: Options, place: Place) -> list[Row]:
     if synface_gan2shape.NAME in methods:
         methods.remove(synface_gan2shape.NAME)
         known |= _gan2shape(options, place)
-    elif options.gan is not None:
-        raise UsageError("--gan is for the method gan2shape; add --method gan2shape")
+    elif options.gan is not None or options.curve:
+        raise UsageError("--gan and --curve are for the method gan2shape; add --method gan2shape")
     wrong = [name for name in options.rows if name not in known]
     if wrong:
         raise UsageError(f"--rows: there is no {', '.join(map(repr, wrong))}; there are: {', '.join(known)}")
@@ -126,11 +132,14 @@ def _rows(options: Options, place: Place) -> list[Row]:
 
 
 def _gan2shape(options: Options, place: Place) -> dict[str, Row]:
+    like = place.variants[synface_gan2shape.TEACHER]
+    return synface_gan2shape.gan2shape_rows(_teaching(options), like.width, like.batch)
+
+
+def _teaching(options: Options) -> synface_gan2shape.Teaching:
     if options.gan is None:
         raise UsageError("--method gan2shape: expected a generator; give --gan FILE, which train stylegan2 writes")
-    teaching = synface_gan2shape.Teaching(options.gan, options.targets, options.samples)
-    like = place.variants[synface_gan2shape.TEACHER]
-    return synface_gan2shape.gan2shape_rows(teaching, like.width, like.batch)
+    return synface_gan2shape.Teaching(options.gan, options.targets, options.samples)
 
 
 def measure(row: Row, train: Faces, test: Faces, place: Place, seeds: int = 1) -> tuple[Result, Outcome]:

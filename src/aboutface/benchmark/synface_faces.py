@@ -1,6 +1,6 @@
 """Synthetic faces with their truth, and the scores of whoever predicts it: specs of Unsup3d's evaluation."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -50,6 +50,10 @@ class Faces:
     @property
     def size(self) -> int:
         return self.images.shape[-1]
+
+    def first(self, count: int) -> "Faces":
+        """Only so many."""
+        return replace(self, **{f.name: getattr(self, f.name)[:count] for f in fields(self) if f.name != "K"})
 
     def without_truth(self) -> "Faces":
         """Images, landmarks and identities alone: what whoever is tested may see."""

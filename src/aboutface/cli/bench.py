@@ -55,6 +55,7 @@ def bench_synface(command: BenchSynface) -> int:
         command.gan,
         command.targets,
         command.samples,
+        command.curve,
         command.transcription,
         command.quick,
         command.retrain,

@@ -16,16 +16,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.optim import Adam
+from torch.optim.lr_scheduler import LambdaLR
 
 from ..errors import UsageError
 from ..fit import FitSettings, Phase, Run, Task, TensorBatches, fit
 from ..metrics.generated import frechet_distance, kernel_distance
 from ..nn.augment import Controller, augmented
 from ..nn.inception import InceptionFeatures
+from ..nn.inversion import LatentEncoder, LatentEncoderSettings
 from ..nn.stylegan2 import Discriminator, Generator, StyleGAN2Settings
 from ..weights import load_file
 from . import Trained
 from .picture_features import described, picture_features
+from .stylegan2_autoencoder import reconstruction_loss
 from .unsup3d import Crop, read_images
 
 SHOWN = 16
@@ -82,7 +85,12 @@ class StyleGAN2Training:
     features (FID, KID) where they are (`aboutface models download inception`), else in deep3d's, made for faces."""
     start: Path | None = None
     """Weights (.safetensors) to start from: of the same settings, or of half the size, whose levels become the inner
-    ones."""
+    ones; or of stylegan2-autoencoder."""
+    reconstruction: float = 0.0
+    """Weight of the difference between real pictures and what the start's encoder and the generator make of them; half
+    of the pictures that the critic is shown are such, then. It needs a start by stylegan2-autoencoder."""
+    warm_up: int = 0
+    """Steps in which the generator's rate rises from 0, so that the critic of a start without one can learn first."""
     fit: FitSettings = field(default_factory=lambda: FitSettings(steps=100_000, ema=0.998, preview_every=1000))
 
     def __post_init__(self) -> None:
@@ -102,6 +110,12 @@ class StyleGAN2Training:
             raise UsageError(f"--augment: expected {' or '.join(get_args(Augmentation))}, got {self.augment!r}")
         if self.augment_images is not None and self.augment_images < 1:
             raise UsageError(f"--augment-images: expected 1 or more, got {self.augment_images}")
+        if not 0 <= self.reconstruction < math.inf or self.warm_up < 0:
+            raise UsageError(
+                f"--reconstruction {self.reconstruction} --warm-up {self.warm_up}: expected 0 or more of both"
+            )
+        if self.reconstruction and self.start is None:
+            raise UsageError("--reconstruction: needs --start with weights of stylegan2-autoencoder, which encode")
         if self.score < 0 or self.score == 1:
             raise UsageError(f"--score: expected 0, or 2 or more pictures, got {self.score}")
         _ = self.network
@@ -191,6 +205,9 @@ class StyleGAN2Task(Task):
         super().__init__()
         self.settings = settings
         self.generator, self.discriminator = Generator(settings.network), Discriminator(settings.network)
+        self.encoder: LatentEncoder | None = None
+        if settings.reconstruction and settings.start is not None:
+            self.encoder = LatentEncoder(encoder_of(settings.start, settings.size))
         self.register_buffer("mean_path", torch.zeros(()))
         images = settings.augment_images or (500_000 if settings.start is None else 100_000)
         self.controller = Controller(settings.augment_strength if settings.augment != "none" else 0.0, images)
@@ -201,7 +218,10 @@ class StyleGAN2Task(Task):
         # shorter by as much (StyleGAN2, appendix B).
         generator = _adam(self.generator, s.learning_rate, s.path_every if s.path_length else None)
         critic = _adam(self.discriminator, s.learning_rate, s.r1_every if s.gamma else None)
-        phases = {"generator": Phase(generator)}
+        if self.encoder is not None:
+            generator.add_param_group({"params": list(self.encoder.parameters()), "lr": s.learning_rate / 4})
+        rising = LambdaLR(generator, lambda step: min(1.0, (step + 1) / s.warm_up)) if s.warm_up else None
+        phases = {"generator": Phase(generator, rising)}
         if s.path_length:
             phases["path"] = Phase(generator, every=s.path_every)
         phases["critic"] = Phase(critic, averaged=False)
@@ -212,15 +232,25 @@ class StyleGAN2Task(Task):
     def loss(self, phase: str, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         images = batch["image"].float() / 255
         if phase == "generator":
-            scores = self._score(self._fake(len(images)))
-            return functional.softplus(-scores).mean(), {"score": scores.mean()}
+            return self._generator_loss(images)
         if phase == "critic":
             if self.settings.augment == "adaptive":
                 self.controller.adjust(step, self.settings.batch * self.settings.fit.accumulate)
             with torch.no_grad():
-                fake = self._fake(len(images))
+                fake = self._fake(self._real(images))
             return self._critic_loss(fake, self._real(images))
         return self._path(max(1, len(images) // 2)) if phase == "path" else self._r1(self._real(images))
+
+    def _generator_loss(self, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        wanted = self._real(images)
+        fake = self._fake(wanted)
+        scores = self._score(fake)
+        loss, terms = functional.softplus(-scores).mean(), {"score": scores.mean()}
+        if self.encoder is None:
+            return loss, terms
+        again = slice(len(images) // 2, None)
+        terms["reconstruction"] = reconstruction_loss(fake[again], wanted[again])
+        return loss + self.settings.reconstruction * terms["reconstruction"], terms
 
     def _score(self, images: Tensor) -> Tensor:
         """What the critic says of pictures, real ones or not: it sees all of them changed alike."""
@@ -253,8 +283,13 @@ class StyleGAN2Task(Task):
         penalty = (length - self.mean_path).square().mean()
         return penalty * (self.settings.path_length * self.settings.path_every), {"length": length.mean()}
 
-    def _fake(self, count: int) -> Tensor:
-        return self.generator.synthesis(self._latents(count), noise="random")
+    def _fake(self, real: Tensor) -> Tensor:
+        """As many pictures as there are real ones; with an encoder, the second half are made of these."""
+        if self.encoder is None:
+            return self.generator.synthesis(self._latents(len(real)), noise="random")
+        half = len(real) // 2
+        w = self.generator.synthesis.per_layer(self.encoder(real[half:]))
+        return self.generator.synthesis(torch.cat([self._latents(half), w]), noise="random")
 
     def _latents(self, count: int) -> Tensor:
         """w (B, L, D) of random z; of some pictures the finer layers are another z's."""
@@ -280,8 +315,11 @@ class StyleGAN2Task(Task):
         random = torch.Generator().manual_seed(0)
         z = torch.randn(SHOWN, self.settings.latent, generator=random).to(self.mean_path)
         self.generator.mapping.measure_centre()
+        real = batch["image"][:SHOWN].float() / 255
+        again = {} if self.encoder is None else {"again": self.generator.synthesis(self.encoder(real)).clamp(0, 1)}
         return {
-            "real": batch["image"][:SHOWN].float() / 255,
+            "real": real,
+            **again,
             "sample": self.generator(z).clamp(0, 1),
             "truncated": self.generator(z, TRUNCATION).clamp(0, 1),
         }
@@ -290,6 +328,20 @@ class StyleGAN2Task(Task):
 def _adam(network: torch.nn.Module, rate: float, every: int | None) -> Adam:
     share = 1.0 if every is None else every / (every + 1)
     return Adam(network.parameters(), lr=rate * share, betas=(0.0, 0.99**share))
+
+
+def encoder_of(file: Path, size: int) -> LatentEncoderSettings:
+    """Of weights by stylegan2-autoencoder, for pictures of `size`. Raises UsageError for others."""
+    try:
+        settings = LatentEncoderSettings(**load_file(file)[1]["settings"]["encoder"])
+        if settings.size == size:
+            return settings
+    except (KeyError, TypeError):
+        pass
+    raise UsageError(
+        f"--start {file}: holds no encoder of pictures of {size} px, which --reconstruction needs; give weights of "
+        "stylegan2-autoencoder of this size"
+    )
 
 
 def start_from(task: StyleGAN2Task, file: Path) -> None:
@@ -303,6 +355,8 @@ def start_from(task: StyleGAN2Task, file: Path) -> None:
     except (KeyError, TypeError):
         raise UsageError(f"--start {file}: these are no weights of stylegan2") from None
     ours = task.settings.network
+    # How many pictures are compared is not in the weights.
+    theirs = replace(theirs, minibatch_group=ours.minibatch_group)
     if replace(theirs, size=ours.size) != ours or ours.size not in (theirs.size, 2 * theirs.size):
         raise UsageError(f"--start {file}: weights of {theirs}; expected {ours}, or half its size")
     shift = len(ours.resolutions) - len(theirs.resolutions)
