@@ -1,6 +1,7 @@
 """The identity protocol: walks that stop at the asked angle, angles between embeddings, and the table."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,13 @@ from torch import Tensor
 
 from aboutface.benchmark import identity
 from aboutface.benchmark.identity import Turned, angles_between, asked_yaws, crossings, measured, to_scores
+from aboutface.errors import UsageError
 from aboutface.generate import Gan
-from aboutface.nn.stylegan2 import Generator
+from aboutface.nn.stylegan2 import Discriminator, Generator
+from aboutface.recipes import Trained, write_weights
+from aboutface.reconstruct.gan2shape import GAN2Shape
+from aboutface.reconstruct.gan2shape_file import read, settings_of, tensors_of
+from aboutface.reconstruct.unsup3d_photo import symmetric_factors
 
 
 def test_a_crossing_is_found_between_two_places_nearest_to_the_middle() -> None:
@@ -118,6 +124,54 @@ def test_the_results_say_what_is_met_and_show_what_was_measured(tmp_path: Path) 
     text = report.tables[0].text()
     assert "known" in text
     assert "41.17" in text
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """Of a tiny model and its generator of centred squares."""
+    torch.manual_seed(2)
+    generator, discriminator = Generator.tiny(), Discriminator.tiny()
+    generator.mapping.measure_centre(draws=200)
+    gan = Gan(generator, discriminator, {"settings": {"network": vars(generator.settings)}})
+    model = GAN2Shape.tiny()
+    file = tmp_path / "model.safetensors"
+    settings = settings_of(model, gan, "none", {})
+    write_weights(file, "gan2shape", Trained(tensors_of(model, gan, "none"), {}, settings))
+    return file
+
+
+def test_all_rows_from_a_weight_file(weights, tmp_path, monkeypatch):
+    monkeypatch.setattr(identity, "embedding", lambda _: _Known())
+    said: list[str] = []
+    options = identity.Options(str(weights), tmp_path / "out", faces=2)
+    report = identity.run(options, said.append)
+    assert list(report.scores) == ["3d", "gan", "ganspace", "sefa"]
+    assert report.scores["3d"]["reached"].mean == 1.0
+    assert (tmp_path / "out" / "results.json").is_file()
+    first = report.scores["3d"]["mean"].mean
+    again = identity.run(options, said.append)
+    assert again.scores["3d"]["mean"].mean == first
+    only = identity.run(replace(options, rows=("sefa",)), said.append)
+    assert list(only.scores) == ["sefa"]
+    assert not any(verdict.met for verdict in only.verdicts)
+
+
+def test_the_face_that_is_drawn_at_its_own_yaw_is_its_reconstruction(weights):
+    model, gan = read(weights)
+    w = identity.sampled(gan, 1, seed=3)[0]
+    turners = identity.gan2shape_turners(model, gan, lambda w, picture: model)
+    with torch.no_grad():
+        factors = symmetric_factors(model.net, model.anchor(gan, w[None]))
+        wanted = model.net.reproject(factors).image.clamp(0, 1)
+    turned = turners["3d"](w, factors.view.yaw)
+    torch.testing.assert_close(turned.views, wanted)
+    assert turners["gan"](w, factors.view.yaw).views.shape == (1, 3, 16, 16)
+
+
+@pytest.mark.parametrize(("changes", "words"), [({"faces": 1}, "2 or more"), ({"rows": ("best",)}, "there are: 3d")])
+def test_wrong_options_are_named_before_any_work(changes, words):
+    with pytest.raises(UsageError, match=words):
+        identity.run(replace(identity.Options("absent.safetensors"), **changes))
 
 
 def test_a_method_that_makes_no_face_has_no_number() -> None:

@@ -69,6 +69,7 @@ def error(depth: Tensor, wanted: Tensor) -> Tensor:
 
 
 def test_it_finds_a_shape_that_it_never_saw(gan):
+    """From a cap half as high as the hill; 0.58 of its error is left, and the yaws correlate by 0.91."""
     torch.manual_seed(1)
     synthesis = gan.generator.synthesis
     w = torch.randn(12, LATENT)
@@ -90,6 +91,5 @@ def test_it_finds_a_shape_that_it_never_saw(gan):
     with torch.no_grad():
         found = model(torch.stack([target.image for target in targets]))
     yaw = torch.corrcoef(torch.stack([found.view.yaw, w[:, 0]]))[0, 1]
-    print(start, float(error(found.depth, synthesis.depth).mean()), float(yaw))
     assert float(error(found.depth, synthesis.depth).mean()) < 0.8 * start
     assert float(yaw) > 0.8
