@@ -21,9 +21,9 @@ from ..files import reason
 from ..nn.stylegan2 import StyleGAN2Settings
 from ..pickles import read_pickle
 from . import names
-from .load import Gan, built_gan, network_card
+from .load import FOREIGN, Gan, built_gan, network_card
 
-SUFFIXES = (".pt", ".pth", ".pkl", ".safetensors")
+SUFFIXES = (*FOREIGN, ".safetensors")
 """Of the files that can be read."""
 ADA_CLAMP = 256.0
 """At which networks of NVlabs' PyTorch code are clamped where a file does not say."""

@@ -12,6 +12,9 @@ from ..nn.inversion import LatentEncoder, LatentEncoderSettings
 from ..nn.stylegan2 import Discriminator, Generator, StyleGAN2Settings
 from ..weights import load_file
 
+FOREIGN = (".pt", ".pth", ".pkl")
+"""Suffixes of other codes' files."""
+
 
 @dataclass(frozen=True)
 class Gan:
@@ -38,7 +41,12 @@ def load_gan(file: Path) -> Gan:
 
     Raises UsageError where the file cannot be read, or holds anything else or weights of another version.
     """
-    return built_gan(*load_file(Path(file)), Path(file))
+    file = Path(file)
+    if file.suffix in FOREIGN and file.is_file():
+        raise UsageError(
+            f"{file}: is another code's file; it becomes one of ours by aboutface models convert {file} -o net.safetensors"
+        )
+    return built_gan(*load_file(file), file)
 
 
 def built_gan(tensors: dict[str, Tensor], card: dict[str, Any], file: Path) -> Gan:

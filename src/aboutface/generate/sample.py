@@ -34,10 +34,12 @@ def sample(
     """`count` pictures of random z. The i-th of a seed has the same w whatever the count.
 
     truncation: 1 is the full spread, 0 the mean (StyleGAN, section 3). noise: that in the weights, new for each
-    picture, or none. Raises UsageError for a count below 1 and a truncation that is not finite.
+    picture, or none. Raises UsageError for a count below 1, a negative seed, and a truncation that is not finite.
     """
     if count < 1:
         raise UsageError(f"sample: expected 1 picture or more, got {count}")
+    if seed < 0:
+        raise UsageError(f"sample: seed: expected 0 or more, got {seed}")
     if not np.isfinite(truncation):
         raise UsageError(f"sample: truncation: expected a number, got {truncation}")
     centre = generator.mapping.centre
@@ -60,5 +62,6 @@ def read_latents(file: Path) -> dict[str, Tensor]:
     try:
         with np.load(file, allow_pickle=False) as stored:
             return dict(zip(stored["names"].tolist(), torch.from_numpy(stored["w"]), strict=True))
-    except (*DAMAGED_NPZ, KeyError) as error:
+    # A single array, in an .npy, is no archive: TypeError.
+    except (*DAMAGED_NPZ, KeyError, TypeError) as error:
         raise UsageError(f"{file}: expected the latents.npz of aboutface sample ({reason(error)[:100]})") from None

@@ -119,7 +119,7 @@ class Conv(nn.Module):
             x = functional.conv2d(x, weight, padding=self.kernel // 2)
         if self.bias is None:
             return x
-        return clamped(activated(x + self.bias.view(1, -1, 1, 1)), self.clamp)
+        return clamped(activated(x + self.bias.view(1, -1, 1, 1).to(x)), self.clamp)
 
 
 class StyledConv(nn.Module):
@@ -150,12 +150,12 @@ class StyledConv(nn.Module):
             x = functional.conv2d(x, weight, padding=1)
         x = x * demodulation[:, :, None, None].to(x)
         if noise is not None:
-            x = x + noise * self.strength
-        return clamped(activated(x + self.bias.view(1, -1, 1, 1)), self.clamp)
+            x = x + (noise * self.strength).to(x)
+        return clamped(activated(x + self.bias.view(1, -1, 1, 1).to(x)), self.clamp)
 
 
 class ToRGB(nn.Module):
-    """Modulated 1 x 1 convolution to colours."""
+    """Modulated 1 x 1 convolution to colours; never in half precision, whose steps of brightness a critic would see."""
 
     def __init__(self, inputs: int, latent: int, clamp: float | None) -> None:
         super().__init__()
@@ -165,8 +165,9 @@ class ToRGB(nn.Module):
         self.scale, self.clamp = 1 / math.sqrt(inputs), clamp
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        style = self.style(w) * self.scale
-        rgb = functional.conv2d(x * style[:, :, None, None], self.weight, self.bias)
+        with torch.autocast(x.device.type, enabled=False):
+            style = self.style(w.to(self.weight)) * self.scale
+            rgb = functional.conv2d(x.to(self.weight) * style[:, :, None, None], self.weight, self.bias)
         return clamped(rgb, self.clamp)
 
 
@@ -185,7 +186,9 @@ class Mapping(nn.Module):
 
     def forward(self, z: Tensor, truncation: float = 1.0) -> Tensor:
         """truncation: 1 keeps all of w's spread, 0 gives the centre alone (section 3 of the StyleGAN paper)."""
-        w = self.layers(z)
+        # Not in half precision: all of the picture hangs on w, and the layers cost next to nothing.
+        with torch.autocast(z.device.type, enabled=False):
+            w = self.layers(z)
         return w if truncation == 1.0 else torch.lerp(self.centre, w, truncation)
 
     @torch.no_grad()
@@ -346,6 +349,8 @@ def spread(x: Tensor, group: int) -> Tensor:
     """
     batch, _, height, width = x.shape
     group = group if batch % group == 0 else batch
+    # float16 has no EPSILON, and the root of 0 has no slope.
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
     groups = x.view(group, batch // group, *x.shape[1:])
     deviation = (groups.var(0, correction=0) + EPSILON).sqrt().mean((1, 2, 3))
     return deviation.view(-1, 1, 1, 1).repeat(group, 1, height, width)
@@ -364,7 +369,8 @@ def blur(x: Tensor, padding: int, stride: int = 1, gain: float = 1.0) -> Tensor:
 
 
 def upsampled(rgb: Tensor) -> Tensor:
-    """Pictures at twice the size, by the same filter."""
+    """Pictures at twice the size, by the same filter; under autocast, too, in their own precision."""
     channels = rgb.shape[1]
     kernel = (_kernel(rgb) * 4).expand(channels, 1, 4, 4)
-    return functional.conv_transpose2d(rgb, kernel, stride=2, padding=1, groups=channels)
+    with torch.autocast(rgb.device.type, enabled=False):
+        return functional.conv_transpose2d(rgb, kernel, stride=2, padding=1, groups=channels)

@@ -231,7 +231,7 @@ class MappingTask(Task):
         return functional.softplus(-self.critic(made)).mean() + moments, {"moments": moments}
 
     def _drawn(self, count: int) -> Tensor:
-        return (self.mapping(torch.randn(count, len(self.mean))) - self.mean) / self.deviation
+        return (self.mapping(torch.randn(count, len(self.mean), device=self.mean.device)) - self.mean) / self.deviation
 
     @torch.no_grad()
     def distance(self, w: Tensor) -> float:

@@ -120,7 +120,7 @@ def first_shape(model: GAN2Shape, targets: Sequence[Target], schedule: Schedule)
     """
     masks = [target.mask.float().cpu() for target in targets if target.mask is not None]
     size = model.size
-    box = object_box(torch.stack(masks).mean(0), schedule.category) if masks else default_box(size)
+    box = object_box(torch.stack(masks).mean(0), schedule.category) if masks else default_box(size, schedule.category)
     return prior_depth(size, box, schedule.prior or "ellipsoid", schedule.category)
 
 
