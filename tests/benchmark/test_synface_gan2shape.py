@@ -15,6 +15,7 @@ from aboutface.benchmark.synface_goals import GOALS, goals
 from aboutface.benchmark.synface_rows import Place
 from aboutface.benchmark.synface_tables import Result, tables
 from aboutface.errors import UsageError
+from aboutface.generate import ProjectionSettings, project
 from aboutface.generate.load import Gan, gan_tensors, network_card
 from aboutface.geometry import intrinsics
 from aboutface.nn.stylegan2 import Discriminator, Generator
@@ -95,6 +96,24 @@ def test_a_row_is_trained_kept_and_tested(tmp_path):
     assert torch.equal(first.prediction.depth, again.prediction.depth)
     assert not any("training" in line for line in lines[count:]), "kept weights are used"
     assert first.seconds == again.seconds
+
+
+def test_models_are_fitted_to_some_test_images_one_by_one(tmp_path, monkeypatch):
+    searched = ProjectionSettings(steps=2)
+    monkeypatch.setattr("aboutface.generate.project", lambda gan, images: project(gan, images, searched))
+    rows = gan2shape_rows(Teaching(gan_file(tmp_path), samples=2, tuned=2), 16, 16)
+    before, after = rows["gan2shape-untuned"], rows["gan2shape-tuned"]
+    assert before.first == after.first == 2
+    assert rows["gan2shape-nosym-tuned"].symmetry == "no"
+    place = Place(tmp_path, quick=True, device="cpu", log=lambda _: None)
+    train, test = noise(6, 0), noise(3, 1).without_truth().first(2)
+    one, other = before.run(train, test, 0, place), after.run(train, test, 0, place)
+    assert one.prediction.depth.shape == other.prediction.depth.shape == (2, SIZE, SIZE)
+    # Each image has moved its own copy of the same model.
+    moved = (one.prediction.depth - other.prediction.depth).abs().amax((1, 2))
+    assert (moved > 0).all()
+    assert moved[0] != moved[1]
+    assert torch.equal(before.run(train, test, 0, place).prediction.depth, one.prediction.depth)
 
 
 def test_the_papers_numbers_meet_the_goals_that_the_paper_meets():

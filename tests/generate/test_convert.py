@@ -425,6 +425,23 @@ def test_damaged_files(tmp_path, suffix):
         read_any(tmp_path / f"no-such{suffix}")
 
 
+def test_bytes_of_another_protocol_are_refused_without_a_warning(tmp_path):
+    (tmp_path / "net.pt").write_bytes(pickle.PROTO + b"\xc5" + 100 * b"x")
+    with pytest.raises(UsageError, match="cannot be read as tensors"):
+        read_any(tmp_path / "net.pt")
+
+
+def test_the_right_names_over_the_wrong_things(tmp_path):
+    torch.save({"g_ema": gan().generator.state_dict(), "d": 3}, tmp_path / "net.pt")
+    with pytest.raises(UsageError, match="lacks the mapping"):
+        read_any(tmp_path / "net.pt")
+    write_rosinality(gan(), tmp_path / "net.pt")
+    stored = torch.load(tmp_path / "net.pt", weights_only=True)
+    torch.save(stored | {"d": [1, 2]}, tmp_path / "net.pt")
+    with pytest.raises(UsageError, match="something else than tensors"):
+        read_any(tmp_path / "net.pt")
+
+
 def test_load_gan(tmp_path):
     networks = gan()
     write_ours(networks, tmp_path / "net.safetensors")
@@ -437,6 +454,9 @@ def test_load_gan(tmp_path):
     save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
     with pytest.raises(UsageError, match="no weights of stylegan2"):
         load_gan(tmp_path / "other.safetensors")
+    write_rosinality(networks, tmp_path / "net.pt")
+    with pytest.raises(UsageError, match="models convert"):
+        load_gan(tmp_path / "net.pt")
 
 
 def test_the_command(tmp_path, capsys):

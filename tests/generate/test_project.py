@@ -65,6 +65,14 @@ def test_truncation_and_noise(gan):
     torch.testing.assert_close(random.images, sample(generator, 4, truncation=0, noise="random").images)
     with pytest.raises(UsageError, match="1 picture"):
         sample(generator, 0)
+    with pytest.raises(UsageError, match="seed"):
+        sample(generator, 1, seed=-1)
+
+
+def test_latents_are_read_from_an_archive_only(tmp_path):
+    np.save(tmp_path / "latents.npy", np.zeros((2, 16), np.float32))
+    with pytest.raises(UsageError, match=r"latents\.npz"):
+        read_latents(tmp_path / "latents.npy")
 
 
 # ---- distances and schedule ----
@@ -117,6 +125,19 @@ def test_the_noise_regulariser_against_loops():
     assert float(noise_regulariser([noise])) == pytest.approx(expected, rel=1e-4)
     smooth = torch.nn.functional.avg_pool2d(noise, 3, 1, 1) * 3
     assert noise_regulariser([smooth]) > 10 * noise_regulariser([noise])
+
+
+def test_the_unit_of_errors(gan):
+    """That of all pairs at once; of a generator that makes one picture only, not 0."""
+    measure = Likeness(FilterFeatures.tiny())
+    z = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    one, other = gan.generator(z).clamp(0, 1).split(32)
+    median = measure.perceptual(one, measure.described(other)).median()
+    assert typical_distance(gan.generator, measure) == pytest.approx(float(median), rel=1e-4)
+    stuck = Generator.tiny().requires_grad_(False)
+    for colour in stuck.synthesis.colours:
+        colour.get_parameter("weight").zero_()
+    assert 0 < typical_distance(stuck, measure) < 1e-8
 
 
 # ---- projection ----
@@ -277,3 +298,13 @@ def test_projecting_photos(gan, tmp_path, capsys):
     assert record["steps"] == 12
     assert record["rmse"] == pytest.approx(float((again - wanted).square().mean().sqrt()), abs=1e-3)
     assert main(["project", str(net), str(photo), "--space", "z"]) == 2
+
+
+def test_a_place_that_cannot_be_written_shows_before_the_search(gan, tmp_path, capsys, monkeypatch):
+    write_ours(gan, tmp_path / "net.safetensors")
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(tmp_path / "me.png")
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setattr("aboutface.generate.project", lambda *_: pytest.fail("searched"))
+    arguments = ["project", str(tmp_path / "net.safetensors"), str(tmp_path / "me.png"), "-o", str(tmp_path / "taken")]
+    assert main(arguments) == 1
+    assert "taken" in capsys.readouterr().err

@@ -278,6 +278,34 @@ def test_other_memory_orders_and_halves_give_the_same_picture(dtype):
     assert slope.abs().sum() > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_halves_are_for_the_inner_maps_only(dtype):
+    """w, and sums of colours, in halves would have steps that a critic can see; maps are where the time goes."""
+    generator, critic = lively(Generator.tiny(16)), lively(Discriminator.tiny(16))
+    z = torch.randn(4, 16)
+    exact, wanted = generator.mapping(z, 0.7), generator(z)
+    maps = []
+    for layer in (*generator.synthesis.convs, critic.from_rgb, critic.blocks[0]):
+        layer.register_forward_hook(lambda *given: maps.append(given[2].dtype))
+    with torch.autocast("cpu", dtype):
+        w, images = generator.mapping(z, 0.7), generator(z)
+        critic(images)
+    assert torch.equal(w, exact)
+    assert set(maps) == {dtype}
+    assert images.dtype == torch.float32
+    # Black differs from nearly black: halves of bfloat16 begin at 1 / 512 of full brightness, and here is no such grid.
+    grid = 512 * images.detach()
+    assert float((grid - grid.round()).abs().mean()) == pytest.approx(0.25, abs=0.02)
+    assert_close(images, wanted, atol=0.1, rtol=0.1)
+
+
+def test_equal_pictures_have_a_slope_in_half_precision():
+    x = torch.ones(4, 2, 4, 4, dtype=torch.float16, requires_grad=True)
+    spread(x, 4).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isfinite().all()
+
+
 def test_gradients_are_those_of_finite_differences():
     generator, critic = Generator.tiny(8).double(), lively(Discriminator.tiny(8)).double()
     w = torch.randn(2, 16, dtype=torch.float64, requires_grad=True)

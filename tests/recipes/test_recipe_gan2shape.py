@@ -14,9 +14,9 @@ from aboutface.generate.load import Gan, gan_tensors, load_gan, network_card
 from aboutface.nn.stylegan2 import Discriminator, Generator
 from aboutface.recipes import Trained, write_weights
 from aboutface.recipes.gan2shape import GAN2ShapeTraining, measured, sampled_targets, train_gan2shape
-from aboutface.reconstruct.gan2shape import ViewLightStatistics, built
+from aboutface.reconstruct.gan2shape import ViewLightStatistics
+from aboutface.reconstruct.gan2shape_file import read
 from aboutface.reconstruct.unsup3d import Unsup3d
-from aboutface.weights import load_file
 
 SIZE, LATENT = 16, 16
 
@@ -41,7 +41,7 @@ def folder(tmp_path):
 
 def settings(gan_file, **changes):
     tiny = GAN2ShapeTraining(
-        gan=gan_file,
+        gan=str(gan_file),
         size=SIZE,
         width=4,
         latent=8,
@@ -61,7 +61,8 @@ def test_weights_of_a_training_come_back(gan_file, folder, tmp_path):
     trained = settings(gan_file).train(folder, Run(tmp_path / "run"), lines.append)
     file = tmp_path / "gan2shape.safetensors"
     write_weights(file, "gan2shape", trained)
-    model = built(*load_file(file), file)
+    model, gan = read(file)
+    assert gan.discriminator is not None
     images = torch.rand(1, 3, SIZE, SIZE)
     (target,) = sampled_targets(load_gan(gan_file), 1, SIZE)
     assert model.settings == settings(gan_file).settings(LATENT)

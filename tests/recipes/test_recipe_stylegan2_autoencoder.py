@@ -118,6 +118,7 @@ def test_stylegan2_starts_there_and_keeps_giving_pictures_back(start):
     task = StyleGAN2Task(settings)
     assert task.encoder is not None
     trained = train_stylegan2(blobs(6), settings, None, silent)
+    assert trained.encoder is not None
     again = trained.generator.synthesis(trained.encoder(blobs(2).float() / 255))
     assert again.isfinite().all()
     # Half of what the critic sees is made of real pictures: with all of w moved, it must change.

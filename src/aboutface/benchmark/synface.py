@@ -60,6 +60,8 @@ class Options:
     """Training images that gan2shape learns from."""
     samples: int = 0
     """Or so many of the generator's own pictures."""
+    tuned: int = 0
+    """Test images to which gan2shape is also fitted one by one, as published."""
     curve: bool = False
     """Also compare the schedules of gan2shape on the way: curve.png, and a table."""
     transcription: Path | None = None
@@ -98,11 +100,14 @@ def run(options: Options, log: Callable[[str], None] = print) -> Report:
     results: dict[str, Result] = {}
     shown, sample = [], columns(test)
     for row in asked:
-        result, first = measure(row, train, test, place, options.seeds)
+        seen = test if row.first is None else test.first(row.first)
+        result, first = measure(row, train, seen, place, options.seeds)
         results[row.name] = result
+        log(f"{row.name}: {result.line()}")
+        if row.first is not None:
+            continue
         title = f"{row.title}, no symmetry" if row.unsupervised and row.symmetry == "no" else row.title
         shown.append((title, Prediction(first.prediction.depth[sample], first.prediction.valid[sample])))
-        log(f"{row.name}: {result.line()}")
     if given is not None:
         results[TRANSCRIPTION] = given
     report = Report(results, *_judged(results))
@@ -139,7 +144,7 @@ def _gan2shape(options: Options, place: Place) -> dict[str, Row]:
 def _teaching(options: Options) -> synface_gan2shape.Teaching:
     if options.gan is None:
         raise UsageError("--method gan2shape: expected a generator; give --gan FILE, which train stylegan2 writes")
-    return synface_gan2shape.Teaching(options.gan, options.targets, options.samples)
+    return synface_gan2shape.Teaching(options.gan, options.targets, options.samples, options.tuned)
 
 
 def measure(row: Row, train: Faces, test: Faces, place: Place, seeds: int = 1) -> tuple[Result, Outcome]:

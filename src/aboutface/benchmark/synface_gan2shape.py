@@ -1,26 +1,29 @@
 """GAN2Shape's rows of Tables 1 and 2, on synthetic faces: `aboutface bench synface --method gan2shape --gan FILE`.
 
 Each row is a joint training on images of the train split, or on the generator's own pictures; test images are then
-taken apart by the trained networks alone. The published numbers are after fine-tuning to every test image.
+taken apart by the trained networks alone. The published numbers are after fine-tuning to every test image: `--tuned`
+makes such rows, of some test images.
 """
 
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import UsageError
 from ..files import atomic_path
 from ..generate.load import Gan, load_gan
 from ..nn.autoencoder import parameter_count
-from ..recipes.gan2shape import GAN2ShapeTraining, measured, train_gan2shape
+from ..recipes.gan2shape import GAN2ShapeTraining, measured, projected_targets, train_gan2shape
 from ..reconstruct.gan2shape import GAN2Shape, Target
+from ..reconstruct.gan2shape_run import optimise
+from ..reconstruct.gan2shape_schedule import Schedule, fast, paper, scaled, without_symmetry
 from .methods import keep, restored, seconds_of
 from .synface_faces import Faces, Prediction
 from .synface_rows import Outcome, Place, Row, fingerprint, in_batches, trained_unsup3d, unsup3d_batch
@@ -41,6 +44,8 @@ class Teaching:
     """Training images, projected onto its manifold."""
     samples: int = 0
     """Or so many of its own pictures."""
+    tuned: int = 0
+    """Test images to which models are fitted one by one; 0: there are no such rows."""
 
     def check(self) -> Gan:
         """The generator. Raises UsageError for a file that cannot be used, before anything is trained."""
@@ -81,61 +86,108 @@ def gan2shape_rows(teaching: Teaching, width: int, batch: int) -> dict[str, Row]
     gan = teaching.check()
     found = {}
     for name, (title, settings) in variants(width, batch).items():
-        found[name] = _row(name, title, settings, teaching, gan)
+        found[name] = _row(Joint(name, settings, teaching, gan), title)
     warm = variants(width, batch)[NAME][1]
-    found[f"{NAME}-warm"] = _row(f"{NAME}-warm", "GAN2Shape, from improved Unsup3d", warm, teaching, gan, warm=True)
+    found[f"{NAME}-warm"] = _row(Joint(f"{NAME}-warm", warm, teaching, gan, True), "GAN2Shape, from improved Unsup3d")
+    if teaching.tuned:
+        for name in (NAME, f"{NAME}-nosym"):
+            title, settings = variants(width, batch)[name]
+            row = _row(Joint(name, settings, teaching, gan), f"{title}, before", f"{name}-untuned")
+            found[row.name] = replace(row, first=teaching.tuned)
+            row = _row(Joint(name, settings, teaching, gan), f"{title}, fitted to each image", f"{name}-tuned", True)
+            found[row.name] = replace(row, first=teaching.tuned)
     return found
 
 
-def _row(name: str, title: str, settings: GAN2ShapeTraining, teaching: Teaching, gan: Gan, warm: bool = False) -> Row:
-    symmetry = "yes" if settings.symmetry else "no"
-    run = _runner(name, settings, teaching, gan, warm)
-    return Row(name, title, run, symmetry, seeded=True, unsupervised=True)
+@dataclass(frozen=True)
+class Joint:
+    """A joint training, by which rows are measured."""
 
+    name: str
+    settings: GAN2ShapeTraining
+    teaching: Teaching
+    gan: Gan
+    warm: bool = False
+    """From the Unsup3d that measures the statistics, instead of from the prior."""
 
-def _runner(
-    name: str, settings: GAN2ShapeTraining, teaching: Teaching, gan: Gan, warm: bool
-) -> Callable[[Faces, Faces, int, Place], Outcome]:
-    def run(train: Faces, test: Faces, seed: int, place: Place) -> Outcome:
+    def model(self, train: Faces, seed: int, place: Place) -> tuple[GAN2Shape, GAN2ShapeTraining, float | None]:
+        """Trained, or taken from the folder; how, and seconds."""
         teacher = trained_unsup3d(TEACHER, train, seed, place).net
         statistics = measured(teacher, train.images, train.size, place.log)
-        own = settings_for(settings, train.size, seed, place, teaching)
-        start = teacher if warm else None
+        own = settings_for(self.settings, train.size, seed, place, self.teaching)
+        start = teacher if self.warm else None
         words = repr(replace(own, device="auto", gan=None))
         about = {
             "training": words,
-            "start": TEACHER if warm else "prior",
-            "gan": _digest(teaching.gan),
+            "start": TEACHER if self.warm else "prior",
+            "gan": _digest(self.teaching.gan),
             "images": fingerprint(train),
         }
         network = None if start is None else start.settings
-        model = GAN2Shape(own.settings(gan.generator.settings.latent, network), statistics)
-        stem = f"{name}-seed{seed}"
+        model = GAN2Shape(own.settings(self.gan.generator.settings.latent, network), statistics)
+        stem = f"{self.name}-seed{seed}"
         file = place.folder / "models" / f"{stem}.safetensors"
         folder = place.folder / "training" / f"{stem}-{_short(about)}"
         if place.retrain:
             shutil.rmtree(folder, ignore_errors=True)
         if place.retrain or not restored(model, file, about):
-            place.log(f"training {name}, seed {seed}")
-            targets = targets_for(own, gan, train, place)
+            place.log(f"training {self.name}, seed {seed}")
+            targets = targets_for(own, self.gan, train, place)
             begun = time.perf_counter()
-            trained = train_gan2shape(gan, targets, own, statistics, start, folder, place.log)
+            trained = train_gan2shape(self.gan, targets, own, statistics, start, folder, place.log)
             keep(trained, file, about, time.perf_counter() - begun)
             model.load_state_dict(trained.state_dict())
             for weights in folder.glob("*.safetensors"):
                 weights.unlink()
-        depth, valid, view, light = in_batches(model.net, test.images, place.device, unsup3d_batch)
-        steps = own.schedule.iterations
-        notes: dict[str, Any] = {"generator": gan.size, "targets": own.samples or own.targets}
-        return Outcome(Prediction(depth, valid, view, light), parameter_count(model), steps, seconds_of(file), notes)
+        return model, own, seconds_of(file)
 
-    return run
+
+def _row(joint: Joint, title: str, name: str | None = None, tuned: bool = False) -> Row:
+    def run(train: Faces, test: Faces, seed: int, place: Place) -> Outcome:
+        model, own, seconds = joint.model(train, seed, place)
+        steps, notes = own.schedule.iterations, {"generator": joint.gan.size, "targets": own.samples or own.targets}
+        if tuned:
+            schedule = single(own, place.quick)
+            steps, notes = schedule.iterations, notes | {"joint steps": steps}
+            parts = fitted_one_by_one(model, joint.gan, test.images, schedule, place)
+        else:
+            parts = in_batches(model.net, test.images, place.device, unsup3d_batch)
+        depth, valid, view, light = parts
+        return Outcome(Prediction(depth, valid, view, light), parameter_count(model), steps, seconds, notes)
+
+    symmetry = "yes" if joint.settings.symmetry else "no"
+    return Row(name or joint.name, title, run, symmetry, seeded=True, unsupervised=name is None)
+
+
+def single(settings: GAN2ShapeTraining, quick: bool) -> Schedule:
+    """For one test image, from a model that was trained jointly by `settings`."""
+    schedule = paper(settings.category) if settings.quality == "paper" else fast(settings.category)
+    schedule = replace(schedule, prior=None)
+    if quick:
+        schedule = scaled(replace(schedule, batch=2, samples=2), QUICK["iterations"])
+    if not settings.regularised:
+        schedule = replace(schedule, losses=replace(schedule.losses, offset=0.0))
+    return schedule if settings.symmetry else without_symmetry(schedule)
+
+
+def fitted_one_by_one(
+    model: GAN2Shape, gan: Gan, images: Tensor, schedule: Schedule, place: Place
+) -> tuple[Tensor, ...]:
+    """As `unsup3d_batch`, of images (N, 3, S, S) uint8, to each of which a copy of the model is fitted first."""
+    targets = projected_targets(gan, images / 255, place.log)
+    parts = []
+    for number, target in enumerate(targets):
+        own = optimise(deepcopy(model), gan, [target], schedule, device=place.device).cpu()
+        with torch.no_grad():
+            parts.append(unsup3d_batch(own.net.eval(), target.image[None]))
+        place.log(f"fitted to {number + 1} of {len(targets)} test images")
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
 
 def settings_for(
     settings: GAN2ShapeTraining, size: int, seed: int, place: Place, teaching: Teaching
 ) -> GAN2ShapeTraining:
-    given = {"gan": teaching.gan, "targets": teaching.targets, "samples": teaching.samples}
+    given = {"gan": str(teaching.gan), "targets": teaching.targets, "samples": teaching.samples}
     own = replace(settings, size=size, seed=seed, device=place.device, iterations=place.steps, **given)
     if not place.quick:
         return own
@@ -148,7 +200,7 @@ def targets_for(settings: GAN2ShapeTraining, gan: Gan, train: Faces, place: Plac
 
     assert settings.gan is not None
     number = f"{settings.targets}, {settings.samples}, {settings.truncation}, {settings.seed}"
-    about = {"gan": _digest(settings.gan), "images": fingerprint(train), "number": number}
+    about = {"gan": _digest(Path(settings.gan)), "images": fingerprint(train), "number": number}
     file = place.folder / "training" / f"targets-{_short(about)}.safetensors"
     if not file.is_file() or place.retrain:
         found = settings.found(gan, train.images, place.log)

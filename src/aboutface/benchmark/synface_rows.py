@@ -75,6 +75,8 @@ class Row:
     seeded: bool = False
     """Whether another seed is another result."""
     unsupervised: bool = False
+    first: int | None = None
+    """Scored on so many of the test images only; all if missing."""
 
 
 # ---- without a network ----

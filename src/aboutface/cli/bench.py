@@ -41,6 +41,8 @@ def bench_synface(command: BenchSynface) -> int:
         value = getattr(command, name)
         if value is not None and value < 1:
             raise UsageError(f"--{name} {value}: expected 1 or more")
+    if command.samples < 0 or command.tuned < 0:
+        raise UsageError(f"--samples {command.samples} --tuned {command.tuned}: expected 0 or more")
     report = Report(command.talk)
     options = synface.Options(
         command.data,
@@ -55,13 +57,12 @@ def bench_synface(command: BenchSynface) -> int:
         command.gan,
         command.targets,
         command.samples,
+        command.tuned,
         command.curve,
         command.transcription,
         command.quick,
         command.retrain,
     )
-    if command.samples < 0:
-        raise UsageError(f"--samples {command.samples}: expected 0 or more")
     outcome = synface.run(options, report.say)
     return _said("synface", command, report, outcome.tables, outcome.verdicts, "faces.png")
 

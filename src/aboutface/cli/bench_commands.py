@@ -66,6 +66,8 @@ class BenchSynface:
     """Training images that gan2shape learns from; each is projected onto the generator's manifold first."""
     samples: int = 0
     """Let gan2shape learn from so many of the generator's own pictures instead."""
+    tuned: int = 0
+    """Also fit gan2shape to so many test images one by one, as published: more rows, of these images alone."""
     curve: bool = False
     """Also train its published schedule and ours side by side, scored on the way: curve.png and a table."""
     rows: Annotated[tuple[str, ...], arg(metavar="ROW ...", help_behavior_hint="")] = ()

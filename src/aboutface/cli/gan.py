@@ -73,6 +73,10 @@ def project(command: Project) -> int:
             report.failed(text, error)
     if targets:
         names, images = distinct_names([name for name, _ in targets]), torch.stack([image for _, image in targets])
+        folder = Path(command.output)
+        for name, image in zip(names, images, strict=True):
+            # First of all: a place that cannot be written shows now and not after the search.
+            write_image(folder / f"{name}_target.png", to_pixels(image))
         with torch.no_grad():
             start = None if encoder is None else encoder(images)
 
@@ -81,7 +85,7 @@ def project(command: Project) -> int:
 
         found = generate.project(gan, images, settings, start, told)
         for index, name in enumerate(names):
-            _write(Path(command.output), name, images[index], found.only(index), settings, report)
+            _write(folder, name, found.only(index), settings, report)
             report.done_count += 1
     return report.finish()
 
@@ -114,14 +118,12 @@ def _target(text: str, gan: generate.Gan, command: Project) -> tuple[str, Tensor
 def _write(
     folder: Path,
     stem: str,
-    target: Tensor,
     found: generate.Projection,
     settings: generate.ProjectionSettings,
     report: Report,
 ) -> None:
     files = [folder / f"{stem}{end}" for end in (".png", "_target.png", ".npz", ".json")]
     write_image(files[0], to_pixels(found.images[0]))
-    write_image(files[1], to_pixels(target))
     arrays: dict[str, np.ndarray] = {"w": found.w[0].numpy()}
     arrays |= {f"noise_{index}": map_[0, 0].numpy() for index, map_ in enumerate(found.noise)}
     save_npz(files[2], **arrays)

@@ -6,6 +6,7 @@ rosinality's .pt, NVlabs' .pkl (PyTorch and TensorFlow), and .safetensors with N
 import argparse
 import pickle
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +102,17 @@ def read_any(file: Path) -> tuple[Gan, list[str]]:
     except UsageError as error:
         text = str(error)
         raise UsageError(text if text.startswith(str(file)) else f"{file}: {text}") from None
+    # Names are those of networks, and what stands under them is something else.
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{file}: its networks are built of something else than tensors ({reason(error)[:100]})") from None
 
 
 def _read_pt(file: Path) -> Foreign:
     try:
         # Training files hold the options of the run, too.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            # About damaged files it warns before it fails.
+            warnings.simplefilter("ignore")
             stored = torch.load(file, "cpu", weights_only=True)
     # A damaged file makes the reader stumble in many ways.
     except (OSError, ValueError, RuntimeError, LookupError, EOFError, AttributeError, pickle.UnpicklingError) as error:

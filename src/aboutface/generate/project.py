@@ -33,6 +33,8 @@ SMALLEST_NOISE = 8
 """Pixels of the smallest noise maps that the regulariser looks at."""
 PAIRS = 32
 """Pairs of random samples whose distance is the unit of errors."""
+SMALLEST_UNIT = 1e-9
+"""Of those distances."""
 POOR, POOR_RMSE = 0.2, 0.12
 """A picture that is farther from what was found, of the distance between two random samples, or in colours, is found
 poorly."""
@@ -191,8 +193,13 @@ def typical_distance(generator: Generator, likeness: Likeness, seed: int = 0) ->
     """Median perceptual distance between two random samples of full spread: the unit in which errors are told."""
     random = torch.Generator().manual_seed(seed)
     z = torch.randn(2 * PAIRS, generator.settings.latent, generator=random).to(generator.mapping.centre)
-    found = [generator(part).clamp(0, 1) for part in z.split(PAIRS)]
-    return float(likeness.perceptual(found[0], likeness.described(found[1])).median())
+    distances = []
+    # A few at once: a hundred-odd large maps for each of 64 pictures would fill the memory.
+    for one, other in zip(*(half.split(8) for half in z.split(PAIRS)), strict=True):
+        first, second = (generator(part).clamp(0, 1) for part in (one, other))
+        distances.append(likeness.perceptual(first, likeness.described(second)))
+    # A generator that makes one picture only has no unit.
+    return max(float(torch.cat(distances).median()), SMALLEST_UNIT)
 
 
 def brought_to(images: Tensor, size: int) -> Tensor:

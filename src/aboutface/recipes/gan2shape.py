@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..fit import Run, find_device
-from ..generate.load import Gan, load_gan
+from ..generate.load import Gan
 from ..nn.autoencoder import Head
-from ..reconstruct.gan2shape import GAN2Shape, GAN2ShapeSettings, Target, ViewLightStatistics, card, measure, resized
+from ..reconstruct.gan2shape import GAN2Shape, GAN2ShapeSettings, Target, ViewLightStatistics, measure, resized
+from ..reconstruct.gan2shape_file import gan_of, settings_of, tensors_of
 from ..reconstruct.gan2shape_priors import Category, Prior
 from ..reconstruct.gan2shape_run import Progress, optimise
 from ..reconstruct.gan2shape_schedule import (
@@ -45,8 +46,9 @@ AT_ONCE = 32
 class GAN2ShapeTraining:
     """Joint pre-training of GAN2Shape (ICLR 2021) on many pictures at once, against a StyleGAN2 of such pictures."""
 
-    gan: Path | None = None
-    """Weights (.safetensors) of the generator and its critic; required."""
+    gan: str | None = None
+    """Weights (.safetensors) of the generator and its critic, or their name in `aboutface models list`; required. The
+    file that is written holds them, too, unless they have such a name."""
     start: Path | None = None
     """Weights of an Unsup3d of these pictures: its shape, albedo, view and light are the start, instead of the prior,
     and its views and lights the statistics."""
@@ -143,7 +145,7 @@ class GAN2ShapeTraining:
         if self.gan is None:
             raise UsageError("train gan2shape: expected a generator; give --gan FILE, which train stylegan2 writes")
         find_device(self.device)
-        gan = load_gan(self.gan)
+        gan = gan_of(self.gan)
         start = None if self.start is None else _unsup3d(self.start)
         size = self.size if start is None else start.settings.size
         images, views = read_images(data, size, self.crop, log)
@@ -155,7 +157,7 @@ class GAN2ShapeTraining:
         model = train_gan2shape(gan, targets, settings, statistics, start, folder, log)
         scores = {"reconstruction_error": reconstruction_error(model, targets)}
         training = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(settings).items()}
-        return Trained(dict(model.state_dict()), scores, card(model.settings) | {"training": training})
+        return Trained(tensors_of(model, gan, self.gan), scores, settings_of(model, gan, self.gan, training))
 
     def found(self, gan: Gan, images: Tensor, log: Callable[[str], None]) -> list[Target]:
         """The targets: the generator's own pictures, or images (N, 3, S, S) uint8 and their w."""
