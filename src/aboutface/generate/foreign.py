@@ -104,7 +104,9 @@ def read_any(file: Path) -> tuple[Gan, list[str]]:
         raise UsageError(text if text.startswith(str(file)) else f"{file}: {text}") from None
     # Names are those of networks, and what stands under them is something else.
     except (KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{file}: its networks are built of something else than tensors ({reason(error)[:100]})") from None
+        raise UsageError(
+            f"{file}: its networks are built of something else than tensors ({reason(error)[:100]})"
+        ) from None
 
 
 def _read_pt(file: Path) -> Foreign:

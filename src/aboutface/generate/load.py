@@ -44,7 +44,7 @@ def load_gan(file: Path) -> Gan:
     file = Path(file)
     if file.suffix in FOREIGN and file.is_file():
         raise UsageError(
-            f"{file}: is another code's file; it becomes one of ours by aboutface models convert {file} -o net.safetensors"
+            f"{file}: is another code's file; make it one of ours by aboutface models convert {file} -o net.safetensors"
         )
     return built_gan(*load_file(file), file)
 

@@ -24,7 +24,7 @@ from ..fit import FitSettings, Phase, Run, Task, TensorBatches, fit
 from ..metrics.generated import frechet_distance
 from ..nn.critic import Critic, gradient_penalty
 from ..nn.inversion import LatentEncoder, LatentEncoderSettings
-from ..nn.stylegan2 import Generator, StyleGAN2Settings
+from ..nn.stylegan2 import Dense, Generator, StyleGAN2Settings
 from . import Trained
 from .unsup3d import Crop, read_images
 
@@ -38,6 +38,10 @@ MAPPED = 8000
 """Pictures whose w the mapping network learns from, at most; of each its mirror image, too."""
 VECTORS = 256
 """w per step of that."""
+RIDGE = 1e-3
+"""Of the largest variance of w, added to all before they are made equal."""
+MOMENTS = 30.0
+"""Weight of their covariance's error beside the critic."""
 BLURRED = 0.05
 """Noise on these, in their deviation."""
 
@@ -91,7 +95,9 @@ class StyleGAN2AutoencoderTraining:
         images, views = read_images(data, self.size, self.crop, log)
         settings = replace(self, crop="centre" if views is None else "face")
         task = train_autoencoder(images, settings, run, log)
-        w = latents_of(task.encoder, images[torch.randperm(len(images))[:MAPPED]])
+        some = images[torch.randperm(len(images))[:MAPPED]]
+        whiten(task, latents_of(task.encoder, some))
+        w = latents_of(task.encoder, some)
         distance = train_mapping(task.generator, w, settings, log)
         with torch.no_grad():
             shown = images[:MAPPED:8].float() / 255
@@ -176,16 +182,43 @@ def latents_of(encoder: LatentEncoder, images: Tensor) -> Tensor:
     return torch.cat([encoder(part) for part in both])
 
 
+@torch.no_grad()
+def whiten(task: "AutoencoderTask", w: Tensor) -> None:
+    """Change the axes of w, in place, so that the known ones (N, D) have mean 0 and covariance 1; pictures stay as they
+    are. A mapping network learns such a set quickly, and one that varies along few axes hardly.
+
+    Axes along which w hardly vary are enlarged less.
+    """
+    values, axes = torch.linalg.eigh(torch.cov(w.T).double())
+    scale = (values.clamp_min(0) + RIDGE * values.max()).sqrt()
+    mean, old_from_new = w.mean(0), (axes * scale).float()
+    new_from_old = (axes / scale).T.float()
+    synthesis, encoder = task.generator.synthesis, task.encoder
+    for layer in [*synthesis.convs, *synthesis.colours]:
+        style = layer.style
+        assert isinstance(style, Dense)
+        style.bias.add_(style.weight @ mean * style.scale)
+        style.weight.copy_(style.weight @ old_from_new)
+    out = encoder.out
+    out.bias.copy_(new_from_old @ (encoder.centre + encoder.deviation * out.bias - mean))
+    out.weight.copy_(new_from_old @ (encoder.deviation[:, None] * out.weight))
+    encoder.centre.zero_()
+    encoder.deviation.fill_(1.0)
+
+
 def train_mapping(
     generator: Generator, w: Tensor, settings: StyleGAN2AutoencoderTraining, log: Callable[[str], None]
 ) -> float:
-    """Let the mapping network make w (N, D) of random numbers, in place; the Fréchet distance of both sets that is
-    left, as a share of the variance."""
+    """Let the mapping network make w (N, D), of mean 0 and covariance 1, of random numbers, in place.
+
+    Returns the Fréchet distance of both sets that is left, as a share of the variance.
+    """
     torch.manual_seed(settings.fit.seed)
     task = MappingTask(generator, w, settings.mapping_steps)
     batches = TensorBatches({"w": w}, VECTORS, settings.fit.seed)
-    short = FitSettings(settings.mapping_steps, log_every=1000, device="cpu", seed=settings.fit.seed)
+    short = FitSettings(settings.mapping_steps, log_every=1000, device=settings.fit.device, seed=settings.fit.seed)
     fit(task, batches, short, log=log)
+    task.cpu()
     generator.mapping.measure_centre()
     return task.distance(w)
 
@@ -194,7 +227,6 @@ class MappingTask(Task):
     """A GAN of vectors."""
 
     name = "stylegan2-mapping"
-    mean: Tensor
     covariance: Tensor
 
     def __init__(self, generator: Generator, w: Tensor, steps: int) -> None:
@@ -202,9 +234,7 @@ class MappingTask(Task):
         self.mapping, self.steps = generator.mapping, steps
         latent = w.shape[1]
         self.critic = Critic(latent, (2 * latent,) * 3, norm="none")
-        self.deviation = float(w.std(0).mean().clamp_min(1e-6))
-        self.register_buffer("mean", w.mean(0), persistent=False)
-        self.register_buffer("covariance", torch.cov(w.T) / self.deviation**2, persistent=False)
+        self.register_buffer("covariance", torch.cov(w.T), persistent=False)
 
     def phases(self) -> dict[str, Phase]:
         # The mapping network's layers learn a hundred times slower than others.
@@ -218,23 +248,19 @@ class MappingTask(Task):
     def loss(self, phase: str, batch: Any, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         made = self._drawn(len(batch["w"]))
         if phase == "critic":
-            real = (batch["w"] - self.mean) / self.deviation
-            real = real + BLURRED * torch.randn_like(real)
-            loss = (
-                functional.softplus(self.critic(made.detach())).mean() + functional.softplus(-self.critic(real)).mean()
-            )
+            real = batch["w"] + BLURRED * torch.randn_like(batch["w"])
+            fakes, reals = self.critic(made.detach()), self.critic(real)
+            loss = functional.softplus(fakes).mean() + functional.softplus(-reals).mean()
             return loss + gradient_penalty(self.critic, real) / 2, {}
         centred = made - made.mean(0)
-        moments = (
-            made.mean(0).square().mean() + 30 * (centred.T @ centred / len(made) - self.covariance).square().mean()
-        )
+        off = centred.T @ centred / len(made) - self.covariance
+        moments = made.mean(0).square().mean() + MOMENTS * off.square().mean()
         return functional.softplus(-self.critic(made)).mean() + moments, {"moments": moments}
 
     def _drawn(self, count: int) -> Tensor:
-        return (self.mapping(torch.randn(count, len(self.mean), device=self.mean.device)) - self.mean) / self.deviation
+        return self.mapping(torch.randn(count, len(self.covariance), device=self.covariance.device))
 
     @torch.no_grad()
     def distance(self, w: Tensor) -> float:
         """Fréchet distance of random w from known ones (N, D), as a share of their variance."""
-        known = (w - self.mean) / self.deviation
-        return frechet_distance(known, self._drawn(len(w))) / float(self.covariance.trace())
+        return frechet_distance(w, self._drawn(len(w)).to(w)) / float(self.covariance.trace())
