@@ -44,8 +44,8 @@ class Find:
     quality: Literal["fast", "paper"] = "fast"
     """Of the method gan2shape, which works on each photo for minutes: ours, or the published schedule (hours on a CPU).
     What is stopped goes on, and what is done is kept, in outputs/NAME/."""
-    device: Annotated[str, arg(metavar="auto|cpu")] = "auto"
-    """Where to compute. This version has the CPU only."""
+    device: Annotated[str, arg(metavar="auto|cpu|cuda")] = "auto"
+    """Where gan2shape computes; all other methods compute on the CPU."""
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,9 @@ from ..edit.save import (
 from ..edit.verbs import sweep_poses, sweep_times
 from ..errors import AboutfaceError, ConsentError, PhotoError, UsageError
 from ..export import VIDEO_SUFFIXES
+from ..fit import find_device
 from ..images import Photo, read_photo
-from ..reconstruct import Effort
+from ..reconstruct import Effort, optimises
 from ..relight import Asked, asked_lights
 from ..scene import Pose
 from .arguments import LIGHT_AXES, Sweep, check_device, parse_angles, parse_box, parse_face, parse_sweep
@@ -231,12 +232,13 @@ def _prepare(find: Find, photos: Sequence[str], talk: Talk, together: bool = Fal
 
     together: whether the photos are to be looked at together.
     """
-    check_device(find.device)
     options = {"face": parse_face(find.face), "landmarks": find.landmarks, "box": parse_box(find.box)}
     if len(photos) > 1 and (find.landmarks or find.box):
         raise UsageError("--landmarks and --box belong to one photo: give one photo at a time")
-    effort = Effort(find.quality, OUTPUTS, None if talk.quiet else _tell)
-    pipeline = Pipeline(usual_method(find.method, len(photos) if together else 1), find.detector, effort)
+    method = usual_method(find.method, len(photos) if together else 1)
+    device = find_device(find.device) if optimises(method) else check_device(find.device)
+    effort = Effort(find.quality, OUTPUTS, None if talk.quiet else _tell, str(device))
+    pipeline = Pipeline(method, find.detector, effort)
     if pipeline.reconstruct_object is not None:
         check_no_face(pipeline.method, **options)
     elif not find.landmarks:

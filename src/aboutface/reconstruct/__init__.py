@@ -79,6 +79,11 @@ def _class_of(method: str) -> type[Reconstructor]:
     return RECONSTRUCTORS[method]
 
 
+def optimises(method: str) -> bool:
+    """Whether a method, by name or file, works on each photo for minutes, see `Effort`. Raises UsageError."""
+    return _class_of(method) is GAN2ShapeReconstructor
+
+
 def _method_of(file: Path) -> str:
     return str(load_file(file)[1].get("method"))
 
@@ -123,6 +128,7 @@ __all__ = [
     "Unsup3dReconstructor",
     "models_of",
     "object_reconstructor",
+    "optimises",
     "reconstructor",
     "weights_of",
 ]

@@ -54,6 +54,8 @@ class Effort:
     used again; None: nothing is kept."""
     progress: Callable[[str], None] | None = None
     """Takes a line of text for people."""
+    device: str = "cpu"
+    """Where it computes: auto, cpu, cuda, cuda:1 or mps. What comes of it is on the CPU."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +94,7 @@ class Fitter:
         self.gan, self.effort = gan, effort
         self.category: Category = category
         self.start = model
-        self.search = ProjectionSettings(steps=SEARCHED[effort.quality])
+        self.search = ProjectionSettings(steps=SEARCHED[effort.quality], device=effort.device)
         self.schedule = paper(category) if effort.quality == "paper" else fast(category)
         if model is not None:
             self.schedule = replace(self.schedule, prior=None)
@@ -113,7 +115,10 @@ class Fitter:
             say(progress.line())
 
         run = None if folder is None else folder / "run"
-        optimise(model, self.gan, [target], self.schedule, run=run, progress=told, device="cpu")
+        optimise(model, self.gan, [target], self.schedule, run=run, progress=told, device=self.effort.device)
+        for part in (model, self.gan.generator, self.gan.discriminator):
+            if part is not None:
+                part.cpu()
         with torch.no_grad():
             anchor = model.anchor(self.gan, projection.w[:1])
         about: dict[str, Any] = {
