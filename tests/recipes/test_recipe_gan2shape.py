@@ -76,6 +76,22 @@ def test_weights_of_a_training_come_back(gan_file, folder, tmp_path):
     assert (tmp_path / "run" / "stages" / "stage3.png").is_file()
 
 
+def test_targets_of_a_run_are_found_once(gan_file, tmp_path, monkeypatch):
+    gan, plain, images = load_gan(gan_file), settings(gan_file), torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
+    run = Run(tmp_path / "run")
+    first = plain.kept(gan, images, run, print)
+    other = sampled_targets(gan, 3, SIZE, seed=9)
+    monkeypatch.setattr(GAN2ShapeTraining, "found", lambda *_: other)
+    again = plain.kept(gan, images, run, print)
+    for one, two in zip(first, again, strict=True):
+        assert torch.equal(one.image, two.image)
+        assert torch.equal(one.w, two.w)
+    assert len(replace(plain, samples=2).kept(gan, images, run, print)) == 3, "another number: found anew"
+    (tmp_path / "run" / "targets.safetensors").write_bytes(b"no")
+    with pytest.raises(UsageError, match="delete it"):
+        plain.kept(gan, images, run, print)
+
+
 def test_samples_are_the_generators_own(gan_file):
     gan = load_gan(gan_file)
     targets = sampled_targets(gan, 5, SIZE, seed=3)

@@ -125,6 +125,31 @@ def test_a_photo_becomes_a_shape_that_is_kept(files, monkeypatch):
     assert torch.equal(again.portrait.scene.mesh_at_rest().vertices, scene.mesh_at_rest().vertices)
 
 
+def test_who_stops_it_is_told_that_it_goes_on(files, monkeypatch):
+    said: list[str] = []
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(gan2shape_photo, "optimise", stopped)
+    for folder in (None, files / "out"):
+        fit = GAN2ShapeReconstructor.from_file(files / "model.safetensors", Effort("fast", folder, said.append)).fit
+        with pytest.raises(KeyboardInterrupt):
+            fit(torch.zeros(3, fit.size, fit.size), None, "photo")
+    assert [line for line in said if "goes on" in line] == [said[-1]], "only where something is kept"
+    assert str(files / "out" / "photo") in said[-1]
+
+
+def test_the_callers_random_numbers_stay_as_they_are(files):
+    fit = GAN2ShapeReconstructor.from_file(files / "faces.safetensors").fit
+    image = torch.rand(3, fit.size, fit.size)
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    fit(image, None, "photo")
+    assert torch.equal(torch.rand(3), wanted)
+
+
 def test_both_renderings_of_a_turned_face(files):
     pipeline = Pipeline(str(files / "model.safetensors"))
     (drawn,) = pipeline.rotate(photo(), yaw=15.0, landmarks=landmarks())

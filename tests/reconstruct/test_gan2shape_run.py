@@ -144,9 +144,25 @@ def test_a_folder_of_other_work_is_refused(gan, targets, tmp_path):
     optimise(model(), gan, targets, SHORT, run=tmp_path)
     with pytest.raises(UsageError, match="other targets"):
         optimise(model(), gan, targets[:1], SHORT, run=tmp_path)
+    masked = [replace(target, mask=torch.ones(SIZE, SIZE)) for target in targets]
+    with pytest.raises(UsageError, match="other targets"):
+        optimise(model(), gan, masked, SHORT, run=tmp_path)
+    other = Gan(Generator.tiny(SIZE).requires_grad_(False).eval(), Discriminator.tiny(SIZE).requires_grad_(False), {})
+    with pytest.raises(UsageError, match="other targets"):
+        optimise(model(), other, targets, SHORT, run=tmp_path)
     (tmp_path / "progress.json").write_text("{", "utf-8")
     with pytest.raises(UsageError, match="damaged"):
         optimise(model(), gan, targets, SHORT, run=tmp_path)
+
+
+def test_other_last_bits_of_the_generators_pictures_do_not_matter(gan, targets, tmp_path, monkeypatch):
+    """Another number of threads changes them."""
+    optimise(model(), gan, targets, SHORT, run=tmp_path)
+    anchor = GAN2Shape.anchor
+    monkeypatch.setattr(GAN2Shape, "anchor", lambda net, gan, w: anchor(net, gan, w) + 1e-6)
+    done = []
+    optimise(model(), gan, targets, SHORT, run=tmp_path, progress=done.append)
+    assert not done, "nothing was left to do"
 
 
 class Poison:

@@ -17,10 +17,16 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..files import atomic_path
 from ..generate.load import Gan, load_gan
 from ..nn.autoencoder import parameter_count
-from ..recipes.gan2shape import GAN2ShapeTraining, measured, projected_targets, train_gan2shape
+from ..recipes.gan2shape import (
+    GAN2ShapeTraining,
+    measured,
+    projected_targets,
+    read_targets,
+    train_gan2shape,
+    write_targets,
+)
 from ..reconstruct.gan2shape import GAN2Shape, Target
 from ..reconstruct.gan2shape_run import optimise
 from ..reconstruct.gan2shape_schedule import Schedule, fast, paper, scaled, without_symmetry
@@ -174,7 +180,7 @@ def fitted_one_by_one(
     model: GAN2Shape, gan: Gan, images: Tensor, schedule: Schedule, place: Place
 ) -> tuple[Tensor, ...]:
     """As `unsup3d_batch`, of images (N, 3, S, S) uint8, to each of which a copy of the model is fitted first."""
-    targets = projected_targets(gan, images / 255, place.log)
+    targets = projected_targets(gan, images / 255, place.log, place.device)
     parts = []
     for number, target in enumerate(targets):
         own = optimise(deepcopy(model), gan, [target], schedule, device=place.device).cpu()
@@ -196,22 +202,13 @@ def settings_for(
 
 def targets_for(settings: GAN2ShapeTraining, gan: Gan, train: Faces, place: Place) -> list[Target]:
     """Kept on disk: all rows share them, and projecting takes long."""
-    from safetensors.torch import load_file, save
-
     assert settings.gan is not None
     number = f"{settings.targets}, {settings.samples}, {settings.truncation}, {settings.seed}"
     about = {"gan": _digest(Path(settings.gan)), "images": fingerprint(train), "number": number}
     file = place.folder / "training" / f"targets-{_short(about)}.safetensors"
     if not file.is_file() or place.retrain:
-        found = settings.found(gan, train.images, place.log)
-        stacked = {
-            "image": torch.stack([target.image for target in found]).contiguous(),
-            "w": torch.stack([target.w for target in found]).contiguous(),
-        }
-        with atomic_path(file) as part:
-            part.write_bytes(save(stacked))
-    stored = load_file(file)
-    return [Target(image, w) for image, w in zip(stored["image"], stored["w"], strict=True)]
+        write_targets(file, settings.found(gan, train.images, place.log))
+    return read_targets(file)
 
 
 def _digest(file: Path) -> str:

@@ -1,6 +1,7 @@
 """A picture to the latent of a generator that would make it: one look instead of a search."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -8,9 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import UsageError
+from .stylegan2 import SMALLEST, Conv, Dense, Residual, StyleGAN2Settings
 
-SMALLEST = 4
-"""Pixels of the last map."""
 LARGEST = 64
 """Pixels to which larger pictures are reduced: a single w holds no finer detail."""
 
@@ -23,9 +23,9 @@ class LatentEncoderSettings:
     """Side of the generator's pictures, pixels: a power of 2."""
     latent: int = 512
     """Numbers in w."""
-    width: int = 32
+    width: int = 16
     """Channels at first; they double with every halving of the size."""
-    most: int = 256
+    most: int = 192
     """Channels at most."""
 
     def __post_init__(self) -> None:
@@ -37,7 +37,10 @@ class LatentEncoderSettings:
 
 
 class LatentEncoder(nn.Module):
-    """Pictures (B, 3, S, S) in [0, 1] -> w (B, D): the generator's mean, and a step from it in its deviations."""
+    """Pictures (B, 3, S, S) in [0, 1] -> w (B, D): the generator's mean, and a step from it in its deviations.
+
+    The trunk is that of StyleGAN2's critic, without what looks at other pictures.
+    """
 
     centre: Tensor
     """(D,): the mean w."""
@@ -47,14 +50,18 @@ class LatentEncoder(nn.Module):
     def __init__(self, settings: LatentEncoderSettings | None = None) -> None:
         super().__init__()
         self.settings = s = settings or LatentEncoderSettings()
-        size, channels = min(s.size, LARGEST), min(s.width, s.most)
-        layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), nn.LeakyReLU(0.2)]
-        while size > SMALLEST:
-            after = min(2 * channels, s.most)
-            layers += [_block(channels, channels, 1), _block(channels, after, 2)]
-            size, channels = size // 2, after
-        self.layers = nn.Sequential(*layers)
-        self.out = nn.Linear(channels * SMALLEST**2, s.latent)
+        sizes = StyleGAN2Settings(min(s.size, LARGEST), s.latent, 1, s.width * min(s.size, LARGEST), s.most)
+        channels = [sizes.channels(resolution) for resolution in reversed(sizes.resolutions)]
+        blocks = [Residual(before, after, None) for before, after in pairwise(channels)]
+        last = channels[-1]
+        self.layers = nn.Sequential(
+            Conv(3, channels[0], 1),
+            *blocks,
+            Conv(last, last, 3),
+            nn.Flatten(),
+            Dense(last * SMALLEST**2, last, active=True),
+        )
+        self.out = Dense(last, s.latent)
         self.register_buffer("centre", torch.zeros(s.latent))
         self.register_buffer("deviation", torch.ones(s.latent))
 
@@ -65,14 +72,8 @@ class LatentEncoder(nn.Module):
             raise UsageError(f"encoder: expected images (B, 3, {size}, {size}), got {tuple(images.shape)}")
         if size > LARGEST:
             images = functional.avg_pool2d(images, size // LARGEST)
-        return self.centre + self.deviation * self.out(self.layers(2 * images - 1).flatten(1))
+        return self.centre + self.deviation * self.out(self.layers(2 * images - 1))
 
     @classmethod
     def tiny(cls, size: int = 16, latent: int = 16, **changes: Any) -> "LatentEncoder":
         return cls(LatentEncoderSettings(size, latent, **({"width": 8, "most": 16} | changes)))
-
-
-def _block(inputs: int, outputs: int, stride: int) -> nn.Module:
-    groups = next(groups for groups in (8, 4, 2, 1) if outputs % groups == 0)
-    conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1)
-    return nn.Sequential(conv, nn.GroupNorm(groups, outputs), nn.LeakyReLU(0.2))

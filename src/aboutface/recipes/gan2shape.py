@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..files import atomic_path
 from ..fit import Run, find_device
-from ..generate.load import Gan
+from ..generate import Gan, ProjectionSettings, project
 from ..nn.autoencoder import Head
 from ..reconstruct.gan2shape import GAN2Shape, GAN2ShapeSettings, Target, ViewLightStatistics, measure, resized
 from ..reconstruct.gan2shape_file import gan_of, settings_of, tensors_of
@@ -152,7 +153,7 @@ class GAN2ShapeTraining:
         settings = replace(self, crop="centre" if views is None else "face")
         known = start if self.statistics is None else _unsup3d(self.statistics)
         statistics = measured(known, images, size, log)
-        targets = settings.found(gan, images, log)
+        targets = settings.kept(gan, images, run, log)
         folder = None if run is None else run.folder / "stages"
         model = train_gan2shape(gan, targets, settings, statistics, start, folder, log)
         scores = {"reconstruction_error": reconstruction_error(model, targets)}
@@ -164,7 +165,19 @@ class GAN2ShapeTraining:
         if self.samples:
             return sampled_targets(gan, self.samples, images.shape[-1], self.truncation, self.seed)
         chosen = images[torch.linspace(0, len(images) - 1, min(self.targets, len(images))).long()]
-        return projected_targets(gan, chosen / 255, log)
+        return projected_targets(gan, chosen / 255, log, self.device)
+
+    def kept(self, gan: Gan, images: Tensor, run: Run | None, log: Callable[[str], None]) -> list[Target]:
+        """The same, found once per run: found again, on a GPU or by another number of threads, they would differ in
+        their last digits, and the work on them would not go on."""
+        if run is None:
+            return self.found(gan, images, log)
+        file = run.folder / "targets.safetensors"
+        known = read_targets(file) if file.is_file() else []
+        if len(known) != (self.samples or min(self.targets, len(images))):
+            write_targets(file, self.found(gan, images, log))
+            known = read_targets(file)
+        return known
 
 
 def train_gan2shape(
@@ -235,16 +248,37 @@ def sampled_targets(gan: Gan, count: int, size: int, truncation: float = 0.7, se
     return [Target(image, one) for image, one in zip(torch.cat(images).cpu(), w.cpu(), strict=True)]
 
 
-def projected_targets(gan: Gan, images: Tensor, log: Callable[[str], None] = print) -> list[Target]:
+def projected_targets(
+    gan: Gan, images: Tensor, log: Callable[[str], None] = print, device: str = "auto"
+) -> list[Target]:
     """Images (N, 3, S, S) in [0, 1] with the w of the nearest pictures that the generator makes."""
-    from ..generate import project
-
     found = []
     for part in images.split(AT_ONCE):
-        w = project(gan, part).w
+        w = project(gan, part, ProjectionSettings(device=device)).w
         found += [Target(image, one) for image, one in zip(part, w, strict=True)]
         log(f"projected {len(found)} of {len(images)} pictures")
     return found
+
+
+def write_targets(file: Path, targets: list[Target]) -> None:
+    """Images and w, as `read_targets` takes them. Raises OutputError."""
+    from safetensors.torch import save
+
+    stacked = {name: torch.stack([getattr(target, name) for target in targets]) for name in ("image", "w")}
+    with atomic_path(file) as part:
+        part.write_bytes(save(stacked))
+
+
+def read_targets(file: Path) -> list[Target]:
+    """Raises UsageError for a file that `write_targets` did not write."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        stored = load_file(file)
+        return [Target(image, w) for image, w in zip(stored["image"], stored["w"], strict=True)]
+    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        raise UsageError(f"{file}: holds no targets ({' '.join(str(error).split())[:100]}); delete it") from None
 
 
 @torch.no_grad()
@@ -264,4 +298,5 @@ def _unsup3d(file: Path) -> Unsup3d:
     return built(tensors, about, file)
 
 
-__all__ = ["GAN2ShapeTraining", "measured", "projected_targets", "sampled_targets", "train_gan2shape"]
+__all__ = ["GAN2ShapeTraining", "measured", "projected_targets", "read_targets", "sampled_targets", "train_gan2shape"]
+__all__ += ["write_targets"]

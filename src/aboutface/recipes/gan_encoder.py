@@ -41,7 +41,7 @@ class GanEncoderTraining:
 
     gan: Path | None = None
     """Weights (.safetensors) of the generator; needed."""
-    width: int = 32
+    width: int = 16
     """Channels at first."""
     batch: int = 16
     """Pictures per step, as many of the generator's own as real ones."""

@@ -60,7 +60,7 @@ class StyleGAN2AutoencoderTraining:
     """A level of r pixels has this divided by r channels; as for stylegan2."""
     channel_max: int = 512
     """At most so many."""
-    encoder_width: int = 32
+    encoder_width: int = 16
     """Channels of the encoder's first level."""
     crop: Crop = "auto"
     """face: by landmarks; centre: the largest centred square; auto: face where most images have landmarks."""

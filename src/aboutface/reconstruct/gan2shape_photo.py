@@ -115,10 +115,16 @@ class Fitter:
             say(progress.line())
 
         run = None if folder is None else folder / "run"
-        optimise(model, self.gan, [target], self.schedule, run=run, progress=told, device=self.effort.device)
-        for part in (model, self.gan.generator, self.gan.discriminator):
-            if part is not None:
-                part.cpu()
+        try:
+            optimise(model, self.gan, [target], self.schedule, run=run, progress=told, device=self.effort.device)
+        except KeyboardInterrupt:
+            if run is not None:
+                say(f"stopped; the same command goes on from {run}")
+            raise
+        finally:
+            for part in (model, self.gan.generator, self.gan.discriminator):
+                if part is not None:
+                    part.cpu()
         with torch.no_grad():
             anchor = model.anchor(self.gan, projection.w[:1])
         about: dict[str, Any] = {
@@ -138,9 +144,14 @@ class Fitter:
         mapping = PAPER_MAPPING[self.category]
         latent = self.gan.generator.settings.latent
         changes = {"mapping_depth": mapping.mapping_depth, "relative": mapping.relative}
-        torch.manual_seed(0)
+        settings = self._untaught_settings(latent, changes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return GAN2Shape(settings)
+
+    def _untaught_settings(self, latent: int, changes: dict[str, Any]) -> GAN2ShapeSettings:
         if self.effort.quality == "paper":
-            return GAN2Shape(published(self.size, latent, **changes))
+            return published(self.size, latent, **changes)
         network = Unsup3dSettings(
             size=self.size,
             width=NARROW,
@@ -151,7 +162,7 @@ class Fitter:
             confidence_width=0,
             mean=True,
         )
-        return GAN2Shape(GAN2ShapeSettings(network, latent, offset_width=NARROW, **changes))
+        return GAN2ShapeSettings(network, latent, offset_width=NARROW, **changes)
 
     def _projection(self, image: Tensor, folder: Path | None, say: Callable[[str], None]) -> Projection:
         """Onto the manifold; kept, so that a second run has the very same w."""

@@ -107,7 +107,7 @@ def optimise(
         gan.discriminator.to(place)
     material = prepare(model, gan, list(targets), schedule.masked, place)
     prior = None if schedule.prior is None else first_shape(model, targets, schedule)
-    journal = Journal(run, model, _key(model, gan, material, schedule, seed))
+    journal = Journal(run, model, _key(model, gan, material, _masks(targets), schedule, seed))
     work = _Work(model, gan, material, schedule, journal, progress, device, seed)
     work.go(prior)
     return model.eval()
@@ -118,10 +118,15 @@ def first_shape(model: GAN2Shape, targets: Sequence[Target], schedule: Schedule)
 
     Raises UsageError for a mask that is empty, or covers nothing that most targets share.
     """
-    masks = [target.mask.float().cpu() for target in targets if target.mask is not None]
+    masks = _masks(targets)
     size = model.size
     box = object_box(torch.stack(masks).mean(0), schedule.category) if masks else default_box(size, schedule.category)
     return prior_depth(size, box, schedule.prior or "ellipsoid", schedule.category)
+
+
+def _masks(targets: Sequence[Target]) -> list[Tensor]:
+    """Those (S, S) that there are."""
+    return [target.mask.float().cpu() for target in targets if target.mask is not None]
 
 
 class _Work:
@@ -378,11 +383,15 @@ def _copy(model: GAN2Shape) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
 
 
-def _key(model: GAN2Shape, gan: Gan, material: Material, schedule: Schedule, seed: int) -> str:
-    """Tells work apart: the model as it is at the start is not part of it, for it changes as the work goes on."""
+def _key(model: GAN2Shape, gan: Gan, material: Material, masks: list[Tensor], schedule: Schedule, seed: int) -> str:
+    """Tells work apart: the model as it is at the start is not part of it, for it changes as the work goes on.
+
+    masks: (S, S) each, of the targets that have one.
+    """
     digest = hashlib.sha256(repr((model.settings, gan.generator.settings, schedule, seed)).encode())
-    for tensor in (material.images, material.w, material.anchors):
-        digest.update(tensor.cpu().numpy().tobytes())
+    # Not the generator's pictures: another number of threads, or another device, changes their last bits.
+    for tensor in (material.images, material.w, *masks, *gan.generator.state_dict().values()):
+        digest.update(tensor.detach().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

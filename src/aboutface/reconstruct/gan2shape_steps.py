@@ -431,8 +431,8 @@ def collect_stock(model: GAN2Shape, material: Material, lights: Lights, yaw_scal
 def sampled_views(model: GAN2Shape, count: int, yaw_scale: float) -> View:
     """Views from the normal distribution of the model's statistics; yaw, its mean included, times `yaw_scale`."""
     covariance = model.view_covariance
-    # Not Cholesky's root: what never varies has no variance.
-    values, vectors = torch.linalg.eigh(covariance.double())
+    # Not Cholesky's root: what never varies has no variance. On the CPU: not every device has doubles.
+    values, vectors = torch.linalg.eigh(covariance.cpu().double())
     root = (vectors * values.clamp_min(0).sqrt()).to(covariance)
     numbers = model.view_mean + torch.randn(count, len(covariance), device=covariance.device) @ root.mT
     yaw, pitch, roll = numbers[:, :ANGLES].unbind(1)
