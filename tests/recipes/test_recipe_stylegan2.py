@@ -428,3 +428,11 @@ def test_pictures_of_another_size_or_kind_are_refused():
     for images in (pictures(4, 16), pictures().float()):
         with pytest.raises(UsageError, match="uint8, got"):
             train_stylegan2(images, TINY, None, quiet)
+
+
+def test_the_critic_may_have_a_rate_of_its_own():
+    phases = StyleGAN2Task(replace(TINY, learning_rate=1e-3, critic_rate=1e-2, path_length=0.0, r1=0.0)).phases()
+    rates = {name: phase.optimiser.param_groups[0]["lr"] for name, phase in phases.items()}
+    assert rates == {"generator": 1e-3, "critic": 1e-2}
+    with pytest.raises(UsageError, match="--critic-rate"):
+        replace(TINY, critic_rate=0.0)

@@ -62,7 +62,10 @@ class StyleGAN2Training:
     batch: int = 32
     """Pictures per step."""
     learning_rate: float = 2.5e-3
-    """Rate of both networks' Adam."""
+    """Rate of the generator's Adam."""
+    critic_rate: float | None = None
+    """Rate of the critic's; the same if missing. After stylegan2-autoencoder a tenth of the critic's is enough for the
+    generator, or it forgets what it knows before the critic knows anything."""
     r1: float | None = None
     """Weight of the critic's squared slope on real pictures; 0.0002 * size^2 / batch if missing."""
     r1_every: int = 16
@@ -98,8 +101,10 @@ class StyleGAN2Training:
             raise UsageError(f"--path-length: expected 0 or more, got {self.path_length}")
         if self.r1 is not None and not 0 <= self.r1 < math.inf:
             raise UsageError(f"--r1: expected 0 or more, got {self.r1}")
-        if not 0 < self.learning_rate < math.inf:
-            raise UsageError(f"--learning-rate: expected a number above 0, got {self.learning_rate}")
+        for name in ("learning_rate", "critic_rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UsageError(f"--{name.replace('_', '-')}: expected a number above 0, got {value}")
         for name in ("batch", "r1_every", "path_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')}: expected 1 or more, got {getattr(self, name)}")
@@ -217,9 +222,9 @@ class StyleGAN2Task(Task):
         # Both regularisers have steps of their own, so that there are (k + 1) / k as many: rate and memory are made
         # shorter by as much (StyleGAN2, appendix B).
         generator = _adam(self.generator, s.learning_rate, s.path_every if s.path_length else None)
-        critic = _adam(self.discriminator, s.learning_rate, s.r1_every if s.gamma else None)
+        critic = _adam(self.discriminator, s.critic_rate or s.learning_rate, s.r1_every if s.gamma else None)
         if self.encoder is not None:
-            generator.add_param_group({"params": list(self.encoder.parameters()), "lr": s.learning_rate / 4})
+            generator.add_param_group({"params": list(self.encoder.parameters())})
         rising = LambdaLR(generator, lambda step: min(1.0, (step + 1) / s.warm_up)) if s.warm_up else None
         phases = {"generator": Phase(generator, rising)}
         if s.path_length:
