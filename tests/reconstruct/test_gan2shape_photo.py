@@ -198,8 +198,14 @@ def test_another_photo_and_another_quality_are_kept_apart(files):
     model, gan = read(files / "model.safetensors")
     fits = [Fitter(gan, model, "face", Effort(quality, files / "out")) for quality in ("fast", "paper")]
     image = torch.rand(3, 16, 16)
-    folders = {fit._folder(picture, None, "me") for fit in fits for picture in (image, 1 - image)}
+    folders = {fit._folder(picture, None, "me")[0] for fit in fits for picture in (image, 1 - image)}
     assert len(folders) == 4
+    # A last bit, of landmarks for instance, makes no other photo of it.
+    nearly = (image + 1e-4).clamp(0, 1)
+    folder, begun = fits[0]._folder(nearly, None, "me")
+    assert folder in folders
+    assert torch.equal(begun, image)
+    assert fits[0]._folder(image, torch.ones(16, 16), "me")[0] not in folders
 
 
 def test_the_mask_covers_the_face_and_is_symmetric():

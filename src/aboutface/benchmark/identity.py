@@ -83,6 +83,8 @@ class Options:
     rows: tuple[str, ...] = ()
     """All if there are none."""
     seed: int = 0
+    device: str = "auto"
+    """Where models are fitted."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ def run(options: Options, log: Callable[[str], None] = print) -> Report:
     model, gan = read(Path(method) if method.endswith(".safetensors") else path(method))
     embedded = embedding(options.recognition)
     views, measured_by = _views(model, gan)
-    turners = gan2shape_turners(model, gan, _tuned(model, gan, options.quality)) | walkers(gan, views, options.seed)
+    turners = gan2shape_turners(model, gan, _tuned(model, gan, options)) | walkers(gan, views, options.seed)
     chosen = {name: turn for name, turn in turners.items() if not options.rows or name in options.rows}
     found, shown = measured(chosen, sampled(gan, options.faces, options.seed), embedded, log)
     config = {name: str(value) if isinstance(value, Path) else value for name, value in asdict(options).items()}
@@ -122,12 +124,20 @@ def _views(model: GAN2Shape, gan: Gan) -> tuple[Views, str]:
     return views_of(model.net), "the model's own network of views"
 
 
-def _tuned(model: GAN2Shape, gan: Gan, quality: str) -> Callable[[Tensor, Tensor], GAN2Shape]:
-    if quality == "joint":
+def _tuned(model: GAN2Shape, gan: Gan, options: Options) -> Callable[[Tensor, Tensor], GAN2Shape]:
+    if options.quality == "joint":
         return lambda w, picture: model
     category = category_of(gan)
-    schedule = replace(fast(category) if quality == "fast" else paper(category), prior=None)
-    return lambda w, picture: optimise(deepcopy(model), gan, [Target(picture, w)], schedule, device="cpu")
+    schedule = replace(fast(category) if options.quality == "fast" else paper(category), prior=None)
+
+    def fitted(w: Tensor, picture: Tensor) -> GAN2Shape:
+        own = optimise(deepcopy(model), gan, [Target(picture, w)], schedule, device=options.device).cpu()
+        for part in (gan.generator, gan.discriminator):
+            if part is not None:
+                part.cpu()
+        return own
+
+    return fitted
 
 
 def asked_yaws() -> Tensor:
@@ -223,6 +233,8 @@ def gan2shape_turners(model: GAN2Shape, gan: Gan, tuned: Callable[[Tensor, Tenso
     def surface(w: Tensor) -> tuple[GAN2Shape, Factors]:
         key = w.numpy().tobytes()
         if key not in kept:
+            # Both rows ask for one face after the other.
+            kept.clear()
             picture = model.anchor(gan, w[None])
             with torch.enable_grad():
                 own = tuned(w, picture[0]).eval()
@@ -282,18 +294,19 @@ def measured(
 ) -> tuple[dict[str, dict[str, Tensor]], dict[str, list[Turned]]]:
     """Of each row, for faces (N, D): "mean" and "max" angle in degrees, "reached", the share of the views that there
     are; NaN where no view was recognised as a face. And the first faces' pictures."""
-    found: dict[str, dict[str, Tensor]] = {}
-    shown: dict[str, list[Turned]] = {}
-    for name, turn in turners.items():
-        rows: list[tuple[float, float, float]] = []
-        for number, w in enumerate(faces):
+    rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in turners}
+    shown: dict[str, list[Turned]] = {name: [] for name in turners}
+    for number, w in enumerate(faces):
+        for name, turn in turners.items():
             one = turn(w, asked_yaws())
-            rows.append(_angles(one, embedded))
+            rows[name].append(_angles(one, embedded))
             if number < SHOWN:
-                shown.setdefault(name, []).append(one)
-            if (number + 1) % 20 == 0:
-                log(f"{TITLES.get(name, name)}: {number + 1} of {len(faces)} faces")
-        mean, most, reached = torch.tensor(rows, dtype=torch.float64).unbind(1)
+                shown[name].append(one)
+        if (number + 1) % 10 == 0:
+            log(f"{number + 1} of {len(faces)} faces")
+    found: dict[str, dict[str, Tensor]] = {}
+    for name, row in rows.items():
+        mean, most, reached = torch.tensor(row, dtype=torch.float64).unbind(1)
         found[name] = {"mean": mean, "max": most, "reached": reached}
     return found, shown
 

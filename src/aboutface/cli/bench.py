@@ -111,6 +111,7 @@ def bench_identity(command: BenchIdentity) -> int:
         command.recognition,
         command.rows,
         command.seed,
+        command.device,
     )
     outcome = identity.run(options, report.say)
     return _said("identity", command, report, outcome.tables, outcome.verdicts, "faces.png")

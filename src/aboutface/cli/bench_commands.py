@@ -184,6 +184,8 @@ class BenchIdentity:
     """3d, gan, ganspace, sefa; all if missing."""
     seed: int = 0
     """Of the random faces."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1 or mps: where models are fitted."""
     output: Annotated[Path, arg(metavar="DIR", aliases=["-o"])] = Path("runs/bench/identity")
     """Folder of the results."""
     talk: Talk = field(default_factory=Talk)

@@ -1,5 +1,7 @@
 """The verbs behind the commands. Importing this imports torch."""
 
+import math
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -237,7 +239,7 @@ def _prepare(find: Find, photos: Sequence[str], talk: Talk, together: bool = Fal
         raise UsageError("--landmarks and --box belong to one photo: give one photo at a time")
     method = usual_method(find.method, len(photos) if together else 1)
     device = find_device(find.device) if optimises(method) else check_device(find.device)
-    effort = Effort(find.quality, OUTPUTS, None if talk.quiet else _tell, str(device))
+    effort = Effort(find.quality, OUTPUTS, None if talk.quiet else _Teller(), str(device))
     pipeline = Pipeline(method, find.detector, effort)
     if pipeline.reconstruct_object is not None:
         check_no_face(pipeline.method, **options)
@@ -246,12 +248,19 @@ def _prepare(find: Find, photos: Sequence[str], talk: Talk, together: bool = Fal
     return pipeline, options
 
 
-def _tell(line: str) -> None:
-    """Of work that takes minutes: one line on standard error, over the last one where that is a terminal."""
-    if sys.stderr.isatty():
-        print(f"\r\x1b[2K{line}", end="", file=sys.stderr, flush=True)
-    else:
-        print(line, file=sys.stderr, flush=True)
+class _Teller:
+    """Of work that takes minutes: a line on standard error now and then."""
+
+    seconds = 3.0
+
+    def __init__(self) -> None:
+        self.last, self.subject = -math.inf, ""
+
+    def __call__(self, line: str) -> None:
+        subject, now = re.sub(r"[\d.]+", "", line), time.monotonic()
+        if subject != self.subject or now - self.last >= self.seconds:
+            print(line, file=sys.stderr, flush=True)
+            self.last, self.subject = now, subject
 
 
 def _each(

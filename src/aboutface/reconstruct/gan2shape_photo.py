@@ -9,16 +9,19 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional
 
 from ..data.crop import cut
 from ..errors import UsageError
 from ..face import Face
+from ..files import atomic_path
 from ..generate import Gan, Projection, ProjectionSettings, load_gan, project
 from ..geometry import scaling
 from ..images import Photo, to_tensor
@@ -40,6 +43,8 @@ origin its middle is."""
 
 SEARCHED: dict[Quality, int] = {"fast": 300, "paper": 1000}
 """Steps in which a picture is looked for among the generator's."""
+ALIKE = 0.5 / 255
+"""Mean difference of two crops that are of one photo."""
 NARROW = 16
 """Channels of the outermost level of networks that nothing was taught, at the quality fast."""
 
@@ -73,8 +78,8 @@ class Fitted:
     @torch.no_grad()
     def project(self, drawings: Tensor) -> Tensor:
         """The generator's pictures (B, 3, G, G) nearest to drawings (B, 3, S, S) of the target."""
-        count = len(drawings)
-        w, anchors = self.projection.w[:1].expand(count, -1), self.anchor.expand(count, -1, -1, -1)
+        many = len(drawings)
+        w, anchors = self.projection.w[:1].expand(many, -1), self.anchor.expand(many, -1, -1, -1)
         return self.model.project(self.gan, drawings, w, anchors)
 
     def manifold(self, photo_from_crop: Tensor) -> Manifold:
@@ -103,7 +108,7 @@ class Fitter:
     def __call__(self, image: Tensor, mask: Tensor | None, name: str) -> Fitted:
         """Of an image (3, S, S) with the mask (S, S) of the object, if it is known. `name`: of the photo."""
         say = self.effort.progress or _silent
-        folder = self._folder(image, mask, name)
+        folder, image = self._folder(image, mask, name)
         projection = self._projection(image, folder, say)
         model = deepcopy(self.start) if self.start is not None else self._untaught()
         target = Target(image, projection.w[0], mask)
@@ -175,15 +180,36 @@ class Fitter:
             found.write(file)
         return found
 
-    def _folder(self, image: Tensor, mask: Tensor | None, name: str) -> Path | None:
+    def _folder(self, image: Tensor, mask: Tensor | None, name: str) -> tuple[Path | None, Tensor]:
+        """Where work on this image is kept, and the image as it was when that began: landmarks, and so crops, differ in
+        their last bits with the number of threads."""
         if self.effort.folder is None:
-            return None
-        key = hashlib.sha256(image.numpy().tobytes() + (b"" if mask is None else mask.numpy().tobytes()))
-        parts = [self.gan.generator] if self.start is None else [self.gan.generator, self.start]
-        for part in parts:
+            return None, image
+        base = self.effort.folder / name / f"gan2shape_{self.effort.quality}_{self._digest()}"
+        target = {"image": image.contiguous()} | ({} if mask is None else {"mask": mask.contiguous()})
+        for number in count(1):
+            folder = base if number == 1 else base.with_name(f"{base.name}-{number}")
+            file = folder / "target.safetensors"
+            if not file.is_file():
+                with atomic_path(file) as part:
+                    part.write_bytes(save(target))
+                return folder, image
+            begun = load_file(file)[0]
+            if begun.keys() == target.keys() and all(_alike(begun[key], target[key]) for key in target):
+                return folder, begun["image"]
+        raise AssertionError("there is always another number")
+
+    def _digest(self) -> str:
+        """Of the networks."""
+        key = hashlib.sha256()
+        for part in [self.gan.generator] if self.start is None else [self.gan.generator, self.start]:
             for tensor in part.state_dict().values():
                 key.update(tensor.cpu().numpy().tobytes())
-        return self.effort.folder / name / f"gan2shape_{self.effort.quality}_{key.hexdigest()[:8]}"
+        return key.hexdigest()[:8]
+
+
+def _alike(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and float((one - other).abs().mean()) < ALIKE
 
 
 def fitter(file: Path, effort: Effort) -> Fitter:
