@@ -271,7 +271,7 @@ def test_several_photos_of_one_person_choose_a_method_that_can(monkeypatch, caps
     class Chosen(Exception):
         pass
 
-    def pipeline(method, detector):
+    def pipeline(method, *_):
         chosen.append(method)
         raise Chosen
 

@@ -26,6 +26,12 @@ from aboutface.reconstruct.gan2shape_schedule import Schedule, Stage
 SIZE = 32
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Whatever ran before."""
+    torch.manual_seed(0)
+
+
 def gan_file(folder, critic=True):
     torch.manual_seed(0)
     gan = Gan(Generator.tiny(16), Discriminator.tiny(16) if critic else None, {})

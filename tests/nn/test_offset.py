@@ -9,6 +9,12 @@ from aboutface.nn.autoencoder import parameter_count
 from aboutface.nn.offset import Halving, OffsetEncoder
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Whatever ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.mark.parametrize(("size", "count"), [(64, 3_565_504), (128, 13_789_632)])
 def test_parameters_are_the_published_ones(size, count):
     assert parameter_count(OffsetEncoder(512, size)) == count

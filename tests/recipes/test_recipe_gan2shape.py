@@ -21,6 +21,12 @@ from aboutface.reconstruct.unsup3d import Unsup3d
 SIZE, LATENT = 16, 16
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Whatever ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def gan_file(tmp_path_factory):
     torch.manual_seed(0)

@@ -25,6 +25,12 @@ SHORT = Schedule(
 )
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    """Whatever ran before."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def gan():
     torch.manual_seed(1)
